@@ -1,0 +1,73 @@
+"""Merge a helpful, an honest and a harmless model into one.
+
+    import hf_merge3h                      # gives merge_3h to PreTrainedModel and PeftModel
+
+    model.merge_3h({"helpfulness": "me/helpful", "honesty": "me/honest", "harmlessness": "me/harmless"})
+    peft_model.merge_3h(["helpful", "honest", "harmless"], adapter_name="balanced")
+    hf_merge3h.merge("me/base", ["me/helpful", "me/honest", "me/harmless"], method="ties", density=0.3)
+
+Importing this package imports neither torch nor transformers nor peft: names are loaded when first used, and
+`merge_3h` is attached to the classes that are loaded, and by an import hook to those that come later.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import integrations
+from .errors import MergeError, MergeWarning, RequestError, SourceError
+
+if TYPE_CHECKING:
+    from .engine.doors import merge
+    from .engine.report import MergeReport
+    from .linalg.low_rank import LowRank
+    from .methods.linear import preference_grid
+    from .registry import Method, PerExpert, Range, get_method, list_methods, method
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "merge": "engine.doors",
+    "MergeReport": "engine.report",
+    "LowRank": "linalg.low_rank",
+    "preference_grid": "methods.linear",
+    "Method": "registry",
+    "PerExpert": "schema",
+    "Range": "schema",
+    "get_method": "registry",
+    "list_methods": "registry",
+    "method": "registry",
+}
+
+__all__ = [  # noqa: RUF022 - in the order in which a reader meets them
+    "merge",
+    "MergeReport",
+    "list_methods",
+    "get_method",
+    "method",
+    "Method",
+    "PerExpert",
+    "Range",
+    "LowRank",
+    "preference_grid",
+    "MergeError",
+    "MergeWarning",
+    "RequestError",
+    "SourceError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+integrations.install()

@@ -1,0 +1,260 @@
+"""The three doors: `model.merge_3h`, `peft_model.merge_3h`, and `merge`, the function behind both."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import MergeWarning, Problems, bad
+from ..models.adapters.read import AdapterDeltas, widest
+from ..models.adapters.tree import PeftTree
+from ..models.adapters.write import check_writable, write_adapter
+from ..models.open import (
+    is_peft_model,
+    live_base,
+    load_model,
+    open_adapter,
+    open_base,
+    open_expert,
+    plain_skeleton,
+    recorded_bases,
+)
+from ..models.types import Expert, HubOptions, TensorSpec
+from ..models.weights.module import LiveModule
+from .measures import TensorReport
+from .plan import make_plan
+from .report import MergeReport
+from .request import Request, make_request, resolve_dtype
+from .run import Run
+from .sinks import AdapterSink, WeightSink
+
+#: Kinds of change (`models.adapters.layers.Part`) that an adapter holds as whole tensors.
+_WHOLE = ("saved", "replaced")
+#: What vLLM's `max_lora_rank` may be set to.
+_SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def merge(
+    base: Any,
+    experts: Mapping[str, Any] | Sequence[Any],
+    *,
+    method: str = "r_tsvm",
+    weights: Sequence[float] | Mapping[str, float] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
+    adapter_name: str | None = None,
+    rank: int | str | None = None,
+    overwrite: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    **method_parameters: Any,
+) -> Any:
+    """Merge experts of one base into one model: the function behind both `merge_3h` methods.
+
+    Args:
+        base: a live model (changed in place), a PeftModel (gets a new adapter), a Hub id or folder (loaded), or None
+            where the experts are adapters: then the base that they record.
+        experts: dict of role -> source or list of sources, see `PreTrainedModel.merge_3h`.
+        method, weights, seed, device, dtype, progress: see there.
+        adapter_name, rank, overwrite: only where the base is a PeftModel, see `PeftModel.merge_3h`.
+        token, revision, subfolder, cache_dir, local_files_only: as in `from_pretrained`, for sources on the Hub.
+        **method_parameters: the method's own.
+
+    Returns:
+        The live model or PeftModel that was given, or the one that was loaded, merged; its `merge_report` tells more.
+
+    Raises:
+        RequestError: the request cannot be carried out; nothing has changed.
+    """
+    hub = HubOptions(token, revision, subfolder, cache_dir, local_files_only)
+    common: dict[str, Any] = {
+        "method": method, "weights": weights, "seed": seed, "device": device, "dtype": dtype, "progress": progress,
+        "hub": hub, "parameters": method_parameters,
+    }  # fmt: skip
+    if is_peft_model(base):
+        return merge_adapters(
+            base, experts, adapter_name="merged" if adapter_name is None else adapter_name, rank=rank,
+            overwrite=bool(overwrite), **common,
+        )  # fmt: skip
+    for name, value in (("adapter_name", adapter_name), ("rank", rank), ("overwrite", overwrite)):
+        if value is not None:
+            raise bad(name, value, "a PeftModel as base", f"leave {name} out: here the result is whole weights")
+    if isinstance(base, nn.Module):
+        return merge_module(base, experts, base=None, **common)
+    make_request(experts, method=method, weights=weights, parameters=method_parameters, seed=seed, device=device)
+    model = load_model(base, list(experts.values() if isinstance(experts, Mapping) else experts), hub)
+    return merge_module(model, experts, base=None, **common)
+
+
+def merge_module(
+    model: nn.Module,
+    experts: Any,
+    *,
+    method: str,
+    weights: Any,
+    base: Any,
+    seed: int,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    progress: bool,
+    hub: HubOptions,
+    parameters: Mapping[str, Any],
+) -> Any:
+    """Merge into a live model's weights; see `integrations.merge_into_model`."""
+    start = time.perf_counter()
+    request = make_request(experts, method=method, weights=weights, parameters=parameters, seed=seed, device=device)
+    target = resolve_dtype(dtype)
+    live = LiveModule(model, "the model")
+    origin = live_base(live) if base is None else open_base(base, live, hub)
+    opened = [
+        open_expert(role, source, live, origin, hub)
+        for role, source in zip(request.roles, request.sources, strict=True)
+    ]
+    specs = live.specs()
+    plan = make_plan(request, specs, opened, weights_at_hand=True)
+    sink = WeightSink(specs, target)
+    tensors = Run(plan, request, opened, origin.weights.load, sink, weights_at_hand=True, progress=progress)()
+    if base is not None:  # what no expert changes is the base's, too
+        for name in specs.keys() - sink.tensors.keys():
+            sink.tensors[name] = origin.weights.load(name).clone()
+    dtypes = {target or specs[name].dtype for name in (sink.tensors or specs)}
+    live.commit(sink.tensors, dtype=target)
+    report = _report(request, opened, origin.label, tensors, start)
+    report.output = {"kind": "weights", "dtype": _names(dtypes)}
+    return _leave(model, report)
+
+
+def merge_adapters(
+    model: Any,
+    adapters: Any,
+    *,
+    method: str,
+    weights: Any,
+    adapter_name: str,
+    rank: int | str | None,
+    seed: int,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    progress: bool,
+    overwrite: bool,
+    hub: HubOptions,
+    parameters: Mapping[str, Any],
+) -> Any:
+    """Merge adapters into an adapter; see `integrations.merge_into_adapter`."""
+    start = time.perf_counter()
+    request = make_request(adapters, method=method, weights=weights, parameters=parameters, seed=seed, device=device)
+    _check_delta_form(request)
+    _check_rank(rank)
+    target = resolve_dtype(dtype)
+    check_writable(model, adapter_name, overwrite=overwrite)
+    skeleton = functools.cache(lambda: plain_skeleton(model))
+    opened = [
+        open_adapter(role, source, model, skeleton, hub)
+        for role, source in zip(request.roles, request.sources, strict=True)
+    ]
+    specs = _common_specs(opened)
+    plan = make_plan(request, specs, opened, weights_at_hand=False)
+    sink = AdapterSink(_whole(opened), rank, target or widest(adapter.dtype for adapter in opened))
+    base = PeftTree.of(model.get_base_model())
+    tensors = Run(plan, request, opened, base.parameters.__getitem__, sink, weights_at_hand=False, progress=progress)()
+    write_adapter(model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite)
+    report = _report(request, opened, _base_label(model), tensors, start)
+    ranks = [tensor.kept_rank for tensor in tensors if tensor.kept_rank is not None]
+    greatest = max(ranks, default=0)
+    report.output = {
+        "kind": f"adapter {adapter_name!r}",
+        "dtype": _names({sink.dtype}),
+        "rank": greatest,
+        "max_lora_rank": next((served for served in _SERVED_RANKS if served >= greatest), None),
+    }
+    disagreement = recorded_bases(opened)
+    return _leave(model, report, [disagreement] if disagreement else [])
+
+
+def _check_delta_form(request: Request) -> None:
+    """Adapters are task vectors, and their base is not read: a method that works on whole weights is refused."""
+    method = request.method
+    if "base" in method.needs or not method.takes_deltas(request.parameters, request.weights):
+        raise bad(
+            "method", method.name, "a method that can work on task vectors: this one needs whole weights",
+            "merge into the model instead: hf_merge3h.merge(base_model, adapters, method=...), "
+            "or unload the PeftModel and call merge_3h on it",
+        )  # fmt: skip
+
+
+def _check_rank(rank: Any) -> None:
+    if rank is None or rank == "exact" or (isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1):
+        return
+    raise bad("rank", rank, "None, 'exact' or an integer of at least 1")
+
+
+def _common_specs(adapters: Sequence[AdapterDeltas]) -> dict[str, TensorSpec]:
+    """All parameters that at least one adapter changes; their shapes must agree."""
+    found: dict[str, TensorSpec] = {}
+    problems = Problems("the adapters do not fit together")
+    for adapter in adapters:
+        for name, spec in adapter.specs().items():
+            known = found.setdefault(name, TensorSpec(spec.shape, spec.dtype))
+            if known.shape != spec.shape:
+                problems.add(f"{adapter.label}: {name!r} has shape {list(spec.shape)}, expected {list(known.shape)}")
+    problems.raise_any()
+    return found
+
+
+def _whole(adapters: Sequence[AdapterDeltas]) -> frozenset[str]:
+    """Parameters that an adapter holds as whole tensors, and that the merged one will hold so."""
+    return frozenset(part.name for adapter in adapters for part in adapter.parts.values() if part.kind in _WHOLE)
+
+
+def _base_label(model: Any) -> str:
+    base = model.get_base_model()
+    return getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__
+
+
+def _report(
+    request: Request, experts: Sequence[Expert], base: str, tensors: Sequence[TensorReport], start: float
+) -> MergeReport:
+    method = request.method
+    return MergeReport(
+        method=method.name,
+        title=method.title,
+        paper=method.paper,
+        notice=method.reconstruction,
+        roles=request.roles,
+        sources=tuple(expert.label for expert in experts),
+        weights=request.weights,
+        base=base,
+        parameters=dict(request.parameters),
+        seed=request.seed,
+        device=str(request.device),
+        tensors=tuple(tensors),
+        output={},
+        versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+        seconds=time.perf_counter() - start,
+        orthogonal=method.matrix_only,
+    )
+
+
+def _names(dtypes: Iterable[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def _leave(model: Any, report: MergeReport, notes: Sequence[str] = ()) -> Any:
+    """Leave the report with the model, and say what a careful user should know."""
+    report.warnings = [*notes, *report.find_warnings()]
+    model.merge_report = report
+    for warning in report.warnings:
+        warnings.warn(warning, MergeWarning, stacklevel=4)
+    return model

@@ -1,0 +1,184 @@
+"""What was asked for, checked as far as it can be before any model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import Problems, RequestError, bad, nearest, show
+from ..registry import Method, get_method
+
+ROLES = ("helpfulness", "honesty", "harmlessness")
+_ALIASES = {"helpful": "helpfulness", "honest": "honesty", "harmless": "harmlessness"}
+_RESERVED = ("base", "merged")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A merge that makes sense in itself.
+
+    Attributes:
+        method: its record.
+        parameters: all of them, defaults filled in.
+        roles: one for each expert, in the order in which the method sees them.
+        sources: what was given for each.
+        weights: one for each.
+        seed, device: as resolved.
+    """
+
+    method: Method
+    parameters: Mapping[str, Any]
+    roles: tuple[str, ...]
+    sources: tuple[Any, ...]
+    weights: tuple[float, ...]
+    seed: int
+    device: torch.device
+
+
+def make_request(
+    experts: Mapping[str, Any] | Sequence[Any],
+    *,
+    method: str,
+    weights: Sequence[float] | Mapping[str, float] | None,
+    parameters: Mapping[str, Any],
+    seed: int,
+    device: str | torch.device,
+) -> Request:
+    """Check a request without opening a model.
+
+    Where the order of experts does not matter to the method, they are sorted by role, so that a dict in another
+    order gives the same bits.
+
+    Raises:
+        RequestError: names the argument, its value, what was expected and what to do.
+    """
+    record = get_method(method)
+    roles, sources = name_experts(experts)
+    record.check_experts(len(roles))
+    bound = record.bind(parameters, len(roles))
+    values = record.bind_weights(weights_in_order(weights, roles, experts), len(roles))
+    record.check_request(bound, values)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise bad("seed", seed, "an integer")
+    order = list(range(len(roles)))
+    per_expert = {name for name, value in bound.items() if isinstance(value, tuple)}
+    if not record.ordered:
+        order.sort(key=lambda index: roles[index])
+    return Request(
+        method=record,
+        parameters={
+            name: tuple(value[index] for index in order) if name in per_expert else value
+            for name, value in bound.items()
+        },
+        roles=tuple(roles[index] for index in order),
+        sources=tuple(sources[index] for index in order),
+        weights=tuple(values[index] for index in order),
+        seed=seed,
+        device=resolve_device(device),
+    )
+
+
+def name_experts(experts: Any) -> tuple[list[str], list[Any]]:
+    """Roles and sources of what was given as experts.
+
+    In a list, an expert that is named by a plain word (a loaded adapter) has that word as its role, the others
+    `expert_1`, `expert_2`, ... by position.
+    """
+    if isinstance(experts, Mapping):
+        roles = [_role(role) for role in experts]
+        sources = list(experts.values())
+    elif isinstance(experts, Sequence) and not isinstance(experts, (str, bytes)):
+        sources = list(experts)
+        roles = [
+            source if isinstance(source, str) and source.isidentifier() and source not in _RESERVED else f"expert_{n}"
+            for n, source in enumerate(sources, start=1)
+        ]
+    else:
+        raise bad("experts", experts, "a dict of role -> source, or a list of sources")
+    if not sources:
+        raise bad("experts", experts, "at least one expert")
+    _refuse_twice("role", roles)
+    _refuse_twice("source", [source for source in sources if isinstance(source, str)])
+    if len({id(source) for source in sources if not isinstance(source, str)}) < sum(
+        not isinstance(source, str) for source in sources
+    ):
+        raise RequestError("experts: one live model is given twice; give each expert once, with its weight")
+    return roles, sources
+
+
+def _role(role: Any) -> str:
+    if not isinstance(role, str) or not role.strip() or len(role) > 100 or not role.isprintable():
+        raise bad("experts", role, "roles that are words", f"for example {', '.join(ROLES)}")
+    if role in _RESERVED:
+        raise bad("experts", role, f"a role other than {' and '.join(_RESERVED)}, which are reserved")
+    return _ALIASES.get(role, role)
+
+
+def _refuse_twice(what: str, values: Sequence[str]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise RequestError(f"experts: {what} {show(value)} is given twice; give each expert once, with its weight")
+
+
+def weights_in_order(weights: Any, roles: Sequence[str], experts: Any) -> list[Any] | None:
+    """Weights in the experts' order, from a list or a dict by role (an alias or the key as given will do)."""
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        by_role: dict[str, Any] = {}
+        problems = Problems("weights do not fit the experts")
+        for role, weight in weights.items():
+            resolved = str(role) if role in roles else _ALIASES.get(role, str(role))
+            if resolved not in roles:
+                problems.add(f"weights has {show(role)}, which is no expert; {nearest(str(role), roles)}")
+            elif resolved in by_role:
+                problems.add(f"weights names {show(resolved)} twice")
+            by_role[resolved] = weight
+        for role in roles:
+            if role not in by_role:
+                problems.add(f"weights lacks {show(role)}")
+        problems.raise_any()
+        return [by_role[role] for role in roles]
+    if isinstance(weights, (str, bytes)) or not hasattr(weights, "__len__"):
+        raise bad("weights", weights, f"{len(roles)} numbers, or a dict by role")
+    return list(weights)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device to compute on; "auto" takes a GPU where there is one.
+
+    Raises:
+        RequestError: no such device here.
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise bad("device", device, "'auto', 'cpu', 'cuda' or 'mps'") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(resolved.type, False):
+        usable = ", ".join(repr(name) for name, usable in there.items() if usable)
+        raise bad("device", str(device), f"a device that this machine has ({usable})", "or leave it at 'auto'")
+    if resolved.type == "cuda" and resolved.index is not None and resolved.index >= torch.cuda.device_count():
+        raise bad("device", str(device), f"one of the {torch.cuda.device_count()} GPUs here")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating-point dtype from its name (`"bfloat16"`) or itself.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise bad("dtype", dtype, "float32, bfloat16, float16 or float64", "or leave it out to keep each tensor's own")
+    return found

@@ -1,0 +1,91 @@
+"""The errors a user meets, each in one form: what, which value, what was expected, what to do.
+
+Imports nothing, so that every room of the house can raise them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_SHOWN = 120  # characters of a value that an error repeats; a hostile 10,000-character id must not flood the screen
+_LISTED = 20  # problems that one error lists before it counts the rest
+
+
+class MergeError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class RequestError(MergeError, ValueError):
+    """The request cannot be carried out as it was made; nothing has been changed."""
+
+
+class SourceError(RequestError, OSError):
+    """A model or adapter that was named cannot be read."""
+
+
+class MergeWarning(UserWarning):
+    """A merge was carried out, and there is something about it that a careful user should know."""
+
+
+def show(value: object) -> str:
+    """`repr` of a value, cut to a length that fits an error line.
+
+    >>> show("a" * 200)[-24:]
+    'aaaa... (202 characters)'
+    """
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
+
+
+def bad(argument: str, value: object, expected: str, remedy: str = "") -> RequestError:
+    """The one form of an argument error.
+
+    >>> str(bad("density", 1.5, "a number in [0, 1]", "leave it out for 0.2"))
+    'density=1.5: expected a number in [0, 1]; leave it out for 0.2'
+    """
+    return RequestError(f"{argument}={show(value)}: expected {expected}" + (f"; {remedy}" if remedy else ""))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint with the nearest known names, or all of them where none is near.
+
+    >>> nearest("tie", ["ties", "linear"])
+    "did you mean 'ties'?"
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(word)[:100], known, n=3, cutoff=0.55)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "choose from " + ", ".join(known)
+
+
+class Problems:
+    """Collects what is wrong, so that a user hears all of it at once.
+
+    >>> problems = Problems("3 experts cannot be merged")
+    >>> problems.add("a: no such tensor")
+    >>> problems.raise_any()
+    Traceback (most recent call last):
+    ...
+    hf_merge3h.errors.RequestError: 3 experts cannot be merged:
+      - a: no such tensor
+    """
+
+    def __init__(self, title: str, error: type[RequestError] = RequestError) -> None:
+        self.title, self.error = title, error
+        self.found: list[str] = []
+
+    def add(self, problem: str) -> None:
+        """Note one more problem (a repeated one counts once)."""
+        if problem not in self.found:
+            self.found.append(problem)
+
+    def raise_any(self) -> None:
+        """Raise one error that lists what was found, if anything was."""
+        if not self.found:
+            return
+        lines = [f"  - {problem}" for problem in self.found[:_LISTED]]
+        if len(self.found) > _LISTED:
+            lines.append(f"  ... and {len(self.found) - _LISTED} more")
+        raise self.error(f"{self.title}:\n" + "\n".join(lines))

@@ -1,0 +1,177 @@
+"""`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, whichever of the three is imported first.
+
+`install` attaches the methods to the classes that are loaded already, and leaves a finder on `sys.meta_path` that
+attaches them as soon as one is imported. Nothing heavy is imported here; the methods import the engine when called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def merge_into_model(
+    self: PreTrainedModel,
+    experts: Mapping[str, Any] | Sequence[Any],
+    *,
+    method: str = "r_tsvm",
+    weights: Sequence[float] | Mapping[str, float] | None = None,
+    base: Any = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    **method_parameters: Any,
+) -> PreTrainedModel:
+    """Merge experts into this model, in place: all or nothing.
+
+    Args:
+        experts: dict of role -> source, or a list of sources. Roles are `helpfulness`, `honesty`, `harmlessness`
+            (aliases `helpful`, `honest`, `harmless`) or any other word. A source is a Hub id (`owner/name@revision`),
+            a local folder, a live module, or a PEFT adapter (Hub id, folder, or a PeftModel with one active adapter),
+            in any mix.
+        method: one of `hf_merge3h.list_methods()`.
+        weights: one for each expert: a list in their order, or a dict by role. Default: the method's.
+        base: the model that the experts were trained from: a live module, Hub id or folder; None for this model as
+            it stands.
+        seed: of random masks.
+        device: where to compute: "auto", "cpu", "cuda", "mps".
+        dtype: convert the merged model to this dtype; None keeps each tensor's own.
+        progress: show a progress bar.
+        token, revision, subfolder, cache_dir, local_files_only: as in `from_pretrained`, for sources on the Hub.
+        **method_parameters: the method's own, see `hf-merge3h methods NAME`.
+
+    Returns:
+        This model; its `merge_report` tells what the merge did.
+
+    Raises:
+        RequestError: the request cannot be carried out; the model is unchanged.
+    """
+    from .engine.doors import merge_module
+    from .models.types import HubOptions
+
+    hub = HubOptions(token, revision, subfolder, cache_dir, local_files_only)
+    return merge_module(
+        self, experts, method=method, weights=weights, base=base, seed=seed, device=device, dtype=dtype,
+        progress=progress, hub=hub, parameters=method_parameters,
+    )  # fmt: skip
+
+
+def merge_into_adapter(
+    self: PeftModel,
+    adapters: Mapping[str, Any] | Sequence[Any],
+    *,
+    method: str = "r_tsvm",
+    weights: Sequence[float] | Mapping[str, float] | None = None,
+    adapter_name: str = "merged",
+    rank: int | str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    **method_parameters: Any,
+) -> PeftModel:
+    """Merge adapters into a new adapter of this model, which becomes the active one.
+
+    Args:
+        adapters: names of loaded adapters, or sources of adapters (Hub id, folder), as a list or as a dict by role.
+        method: one of `hf_merge3h.list_methods()`.
+        weights: one for each adapter: a list in their order, or a dict by role (or adapter name).
+        adapter_name: of the result.
+        rank: None for the exact result of linear and spectral methods, and the sum of the sources' ranks otherwise;
+            a number for the best approximation of that rank; "exact" to keep every singular value.
+        seed: of random masks.
+        device: where to compute: "auto", "cpu", "cuda", "mps".
+        dtype: of the merged adapter; None for the widest of its sources.
+        progress: show a progress bar.
+        overwrite: replace an adapter that has this name.
+        token, revision, subfolder, cache_dir, local_files_only: as in `from_pretrained`, for sources on the Hub.
+        **method_parameters: the method's own, see `hf-merge3h methods NAME`.
+
+    Returns:
+        This model; its `merge_report` tells what the merge did.
+
+    Raises:
+        RequestError: the request cannot be carried out; nothing has changed.
+    """
+    from .engine.doors import merge_adapters
+    from .models.types import HubOptions
+
+    hub = HubOptions(token, revision, subfolder, cache_dir, local_files_only)
+    return merge_adapters(
+        self, adapters, method=method, weights=weights, adapter_name=adapter_name, rank=rank, seed=seed,
+        device=device, dtype=dtype, progress=progress, overwrite=overwrite, hub=hub, parameters=method_parameters,
+    )  # fmt: skip
+
+
+#: module that defines the class -> (class, function)
+_TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "transformers.modeling_utils": ("PreTrainedModel", merge_into_model),
+    "peft.peft_model": ("PeftModel", merge_into_adapter),
+}
+
+
+def install() -> None:
+    """Make `merge_3h` known, now and to what is imported later; a second call changes nothing."""
+    for name in _TARGETS:
+        if name in sys.modules:
+            _attach(sys.modules[name])
+    if not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def _attach(module: ModuleType) -> None:
+    class_name, function = _TARGETS[module.__name__]
+    function.__name__ = "merge_3h"
+    if hasattr(module, class_name):  # absent while another thread is still executing the module
+        setattr(getattr(module, class_name), "merge_3h", function)  # noqa: B010 - mypy knows no such attribute
+
+
+class _AfterImport(MetaPathFinder):
+    """Finds the target modules through the other finders, and attaches `merge_3h` once they have been executed."""
+
+    def __init__(self) -> None:
+        self._searching = threading.local()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _TARGETS or getattr(self._searching, "now", False):
+            return None
+        self._searching.now = True  # find_spec below asks this finder again
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._searching.now = False
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_attach(module: ModuleType) -> None:
+            execute(module)
+            _attach(module)
+
+        spec.loader.exec_module = execute_and_attach  # type: ignore[method-assign]
+        return spec

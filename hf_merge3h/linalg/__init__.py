@@ -1,0 +1,1 @@
+"""Kernels: pure functions over tensors that know nothing of methods or models."""

@@ -1,0 +1,43 @@
+"""Several large decompositions at once, each on its share of the cores.
+
+LAPACK's eigendecompositions and SVDs hardly gain from a second core; two of them side by side gain all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def concurrently(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """What the jobs return, in order. Each runs with as many threads as torch has been given, divided by the jobs.
+
+    >>> concurrently([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    threads = torch.get_num_threads()
+    workers = min(threads, len(jobs))
+    if workers < 2:
+        return [job() for job in jobs]
+    share, gradients = threads // workers, torch.is_grad_enabled()
+
+    def begin() -> None:
+        torch.set_num_threads(share)  # of this worker; MKL's number is the process's, and is set back below
+        torch.set_grad_enabled(gradients)
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=begin) as pool:
+            return list(pool.map(lambda job: job(), jobs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def pieces(stack: Tensor) -> tuple[Tensor, ...]:
+    """A batch in as many pieces as there are threads to work on them, at most (never one for each matrix as such)."""
+    return stack.chunk(max(1, min(torch.get_num_threads(), len(stack))))

@@ -1,0 +1,177 @@
+"""Which entries of a task vector to keep: by magnitude, by a window of magnitudes, or by lot.
+
+Thresholds are exact order statistics, one for each tensor of the batch. Entries of equal magnitude are never told
+apart: if the k-th largest magnitude occurs several times, all its entries are kept, so that nothing depends on the
+order in which a device sorts.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+#: What is done to the kept entries, so that dropping others does not shrink the whole: divide each by the probability
+#: of being kept; or multiply all of them by one factor that restores the sum of magnitudes; or nothing.
+Rescale = Literal["probability", "l1", "none"]
+
+_BINS = 1 << 16  # of a histogram over one half of a float32's bit pattern
+_SELECT_BY_HISTOGRAM = 1 << 19  # entries from which on two histograms are faster than a selection
+_CHUNK = 1 << 17  # entries of a histogram that the CPU takes at a time, to stay in its cache
+_LEAST_PROBABILITY = 0.01  # a kept entry is divided by its probability: never more than a hundredfold
+
+
+def flat(stack: Shaped[Tensor, "batch *shape"]) -> Shaped[Tensor, "batch n"]:
+    """Each tensor of the batch as one row."""
+    return stack.reshape(len(stack), stack[0].numel())
+
+
+def spread(values: Tensor, like: Float[Tensor, "batch *shape"]) -> Tensor:
+    """One value for each tensor of the batch, in a shape that broadcasts against the batch."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def count_of(share: float, n: int) -> int:
+    """How many of n entries a share is: rounded down, as the papers' implementations do, but never none.
+
+    >>> count_of(0.2, 10), count_of(0.2, 14), count_of(0.2, 1)
+    (2, 2, 1)
+    """
+    return min(n, max(1, int(share * n)))
+
+
+def magnitude_bits(vectors: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """The bit patterns of float32 magnitudes, which are ordered as the magnitudes are."""
+    return vectors.contiguous().view(torch.int32) & 0x7FFFFFFF
+
+
+def magnitude_histogram(
+    vectors: Float[Tensor, "batch n"], upper: Int[Tensor, "batch"] | None = None
+) -> Int[Tensor, "batch bins"]:
+    """How often each upper half of a magnitude's bit pattern occurs; given one, the lower halves that go with it."""
+    rows, n = vectors.shape
+    offsets = torch.arange(0, rows * _BINS, _BINS, device=vectors.device).unsqueeze(-1)
+    counts = torch.zeros(rows * _BINS, dtype=torch.int64, device=vectors.device)
+    width = max(1, max(_CHUNK, rows * _BINS) // max(rows, 1)) if vectors.device.type == "cpu" else max(n, 1)
+    for part in vectors.split(width, dim=1):
+        bits = magnitude_bits(part)
+        index = (bits >> 16) + offsets
+        if upper is not None:
+            inside = index == upper.unsqueeze(-1) + offsets
+            index = ((bits & 0xFFFF) + offsets)[inside]
+        counts += torch.bincount(index.reshape(-1), minlength=rows * _BINS)
+    return counts.reshape(rows, _BINS)
+
+
+def bin_of_rank(
+    counts: Int[Tensor, "batch bins"], rank: Int[Tensor, "batch"]
+) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"]]:
+    """The bin in which the `rank`-th largest entry lies, and its rank among the entries of that bin."""
+    above = counts.flip(-1).cumsum(-1)
+    place = (above < rank.unsqueeze(-1)).sum(-1)
+    before = torch.where(place > 0, above.gather(-1, (place - 1).clamp_min(0).unsqueeze(-1)).squeeze(-1), 0)
+    return counts.shape[-1] - 1 - place, rank - before
+
+
+def from_bits(upper: Int[Tensor, "batch"], lower: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """The float32 magnitude that two halves of a bit pattern make."""
+    return ((upper << 16) + lower).to(torch.int32).view(torch.float32)
+
+
+def kth_largest(vectors: Float[Tensor, "batch n"], k: int | Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """The k-th largest magnitude of each row, exact; k may differ by row.
+
+    A float32 is ordered as its bit pattern is, so a histogram over the patterns' upper halves finds the bin of the
+    k-th largest, and one over the lower halves within that bin finds it: two readings and no sort.
+
+    >>> kth_largest(torch.tensor([[3.0, -5.0, 1.0]]), 2)
+    tensor([3.])
+    """
+    rows, n = vectors.shape
+    if n >= _SELECT_BY_HISTOGRAM and vectors.dtype == torch.float32:
+        rank = torch.full((rows,), k, device=vectors.device) if isinstance(k, int) else k
+        upper, rank = bin_of_rank(magnitude_histogram(vectors), rank)
+        lower, _ = bin_of_rank(magnitude_histogram(vectors, upper), rank)
+        return from_bits(upper, lower)
+    if isinstance(k, int):
+        return vectors.abs().kthvalue(n - k + 1, dim=-1).values
+    return vectors.abs().sort(dim=-1, descending=True).values.gather(-1, (k - 1).unsqueeze(-1)).squeeze(-1)
+
+
+def at_least(stack: Float[Tensor, "batch *shape"], threshold: Tensor) -> Float[Tensor, "batch *shape"]:
+    """The entries whose magnitude reaches the threshold (one for all, or one for each tensor); zeros elsewhere."""
+    return torch.where(stack.abs() >= spread(threshold, stack), stack, 0.0)
+
+
+def keep_largest(stack: Float[Tensor, "batch *shape"], density: float) -> Float[Tensor, "batch *shape"]:
+    """Keep the top `density` share by magnitude.
+
+    >>> keep_largest(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), 0.5)
+    tensor([[ 0., -4.,  0.,  3.]])
+    """
+    rows = flat(stack)
+    n = rows.shape[-1]
+    if density >= 1 or n == 0:
+        return stack
+    return at_least(stack, kth_largest(rows, count_of(density, n)))
+
+
+def keep_middle(stack: Float[Tensor, "batch *shape"], density: float, gamma: float) -> Float[Tensor, "batch *shape"]:
+    """Drop the top `gamma` share, then keep the largest, so that a `density` share remains.
+
+    Where both do not fit, fewer outliers are dropped; so density 1 drops nothing.
+
+    >>> keep_middle(torch.tensor([[1.0, -4.0, 2.0, 3.0]]), 0.5, 0.25)
+    tensor([[0., 0., 2., 3.]])
+    """
+    rows = flat(stack)
+    n = rows.shape[-1]
+    if density >= 1 or n == 0:
+        return stack
+    kept = count_of(density, n)
+    outliers = min(int(gamma * n), n - kept)
+    result = at_least(stack, kth_largest(rows, outliers + kept))
+    if outliers == 0:
+        return result
+    return torch.where(stack.abs() <= spread(kth_largest(rows, outliers + 1), stack), result, 0.0)
+
+
+def keep_probabilities(
+    stack: Float[Tensor, "batch *shape"], density: float, epsilon: float
+) -> Float[Tensor, "batch *shape"]:
+    """MagPrune: probabilities linear in the rank of the magnitude within a row, density - epsilon to density + epsilon.
+
+    A row is what one index of the first dimension holds (one output of a linear or convolutional layer); a tensor of
+    fewer than two dimensions is one row. A row of one entry has the probability `density`.
+
+    >>> keep_probabilities(torch.tensor([[1.0, -4.0, 2.0]]), 0.5, 0.25)
+    tensor([[0.2500, 0.7500, 0.5000]])
+    """
+    rows = stack.reshape(*stack.shape[:2], -1) if stack.ndim > 2 and stack.numel() else flat(stack)
+    length = rows.shape[-1]
+    if length < 2:
+        return torch.full_like(stack, density)
+    order = rows.abs().argsort(dim=-1, stable=True)
+    steps = torch.arange(length, device=stack.device, dtype=stack.dtype) * (2 * epsilon / (length - 1))
+    by_rank = (steps + (density - epsilon)).clamp(min(_LEAST_PROBABILITY, density), 1.0)
+    probabilities = torch.empty_like(rows).scatter_(-1, order, by_rank.expand_as(rows))
+    return probabilities.reshape(stack.shape)
+
+
+def rescaled(
+    stack: Float[Tensor, "batch *shape"],
+    kept: Bool[Tensor, "batch *shape"],
+    probability: float | Float[Tensor, "batch *shape"],
+    rule: Rescale,
+) -> Float[Tensor, "batch *shape"]:
+    """The kept entries, rescaled by the rule; zeros elsewhere."""
+    result = torch.where(kept, stack, 0.0)
+    if rule == "probability":
+        return result * (1.0 / probability)
+    if rule == "l1":
+        before, after = flat(stack).abs().double().sum(-1), flat(result).abs().double().sum(-1)
+        factor = torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)
+        return result * spread(factor.to(stack.dtype), stack)
+    return result

@@ -1,0 +1,126 @@
+"""Model Breadcrumbs: drop both tails of the magnitudes, then merge linearly or by sign."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..linalg.signs import Election
+from ..linalg.sparsify import keep_middle
+from ..registry import method
+from .arithmetic import Scale, merge_linearly
+from .common import Share, check_sum, per_expert
+from .ties import Density, merge_agreeing
+
+_CUT = {"identity": "outliers and small entries are dropped; it holds at density 1"}
+
+
+def drop_tails(
+    vectors: Float[Tensor, "task batch *shape"],
+    density: float | tuple[float, ...],
+    gamma: float | tuple[float, ...],
+) -> Float[Tensor, "task batch *shape"]:
+    """Breadcrumbs: drop the largest `gamma` share and so many of the smallest that `density` remains."""
+    shares, tops = per_expert(density, len(vectors)), per_expert(gamma, len(vectors))
+    return torch.stack(
+        [keep_middle(vector, share, top) for vector, share, top in zip(vectors, shares, tops, strict=True)]
+    )
+
+
+@method(
+    "breadcrumbs",
+    title="Model Breadcrumbs",
+    paper="arXiv:2312.06795",
+    family="drop",
+    check=check_sum,
+    exempt=_CUT,
+)
+def breadcrumbs(
+    vectors: Float[Tensor, "task batch *shape"],
+    weights: Float[Tensor, "task"],
+    *,
+    density: Density = 0.9,
+    gamma: Share = 0.01,
+    scale: Scale = 1.0,
+    normalize: bool = False,
+) -> Float[Tensor, "batch *shape"]:
+    """Drop the largest and the smallest entries, add the weighted task vectors.
+
+    D = scale * sum_t w_t m_t D_t,  m_t keeps the `density` share that comes after the largest `gamma` share
+
+    Args:
+        vectors: task vectors.
+        weights: one for each expert.
+        density: share of the entries that is kept.
+        gamma: share of the largest entries that is dropped; less where no `density` share would remain.
+        scale: factor of the sum.
+        normalize: divide by the sum of the weights.
+
+    Returns:
+        The merged task vector.
+
+    Example:
+        >>> import torch
+        >>> from hf_merge3h import get_method
+        >>> get_method("breadcrumbs")(torch.tensor([[1.0, 9.0, -3.0, 4.0]]), density=0.5, gamma=0.25)
+        tensor([ 0.,  0., -3.,  4.])
+
+    Reference:
+        Davari and Belilovsky, "Model Breadcrumbs", ECCV 2024, arXiv:2312.06795.
+
+    Note:
+        Shares are rounded down, so that `gamma` drops nothing of a tensor of fewer than 1/gamma entries. Entries as
+        large as the first or the last one kept are kept too.
+    """
+    return merge_linearly(drop_tails(vectors, density, gamma), weights, scale=scale, normalize=normalize)
+
+
+@method(
+    "breadcrumbs_ties",
+    title="Model Breadcrumbs (TIES)",
+    paper="arXiv:2312.06795",
+    family="drop",
+    check=check_sum,
+    exempt=_CUT,
+)
+def breadcrumbs_ties(
+    vectors: Float[Tensor, "task batch *shape"],
+    weights: Float[Tensor, "task"],
+    *,
+    density: Density = 0.9,
+    gamma: Share = 0.01,
+    election: Election = "sum",
+    scale: Scale = 1.0,
+    normalize: bool = True,
+) -> Float[Tensor, "batch *shape"]:
+    """Drop the largest and the smallest entries, then elect signs and average as TIES does.
+
+    TIES over m_t D_t,  m_t keeps the `density` share that comes after the largest `gamma` share
+
+    Args:
+        vectors: task vectors.
+        weights: one for each expert.
+        density: share of the entries that is kept.
+        gamma: share of the largest entries that is dropped; less where no `density` share would remain.
+        election: elect the sign of the weighted sum, or the one that more experts have.
+        scale: factor of the result.
+        normalize: divide by the sum of the agreeing weights (the mean); else the sum stands.
+
+    Returns:
+        The merged task vector.
+
+    Example:
+        >>> import torch
+        >>> from hf_merge3h import get_method
+        >>> get_method("breadcrumbs_ties")(torch.tensor([[3.0, -4.0], [1.0, 6.0]]), density=1)
+        tensor([2., 6.])
+
+    Reference:
+        Davari and Belilovsky, "Model Breadcrumbs", ECCV 2024, arXiv:2312.06795.
+
+    Note:
+        Shares and equal magnitudes are treated as by `breadcrumbs`.
+    """
+    kept = drop_tails(vectors, density, gamma)
+    return merge_agreeing(kept, weights, scale=scale, normalize=normalize, election=election)

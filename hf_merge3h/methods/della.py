@@ -1,0 +1,145 @@
+"""DELLA: drop entries by lot, small ones more often, then merge linearly or by sign."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..linalg.random import uniform
+from ..linalg.signs import Election
+from ..linalg.sparsify import Rescale, keep_probabilities, rescaled
+from ..registry import method
+from .arithmetic import Scale, merge_linearly
+from .common import DRAWN, Share, check_sum, per_expert
+from .ties import Density, merge_agreeing
+
+
+def drop_by_rank(
+    vectors: Float[Tensor, "task batch *shape"],
+    keys: Int[Tensor, "task batch"],
+    density: float | tuple[float, ...],
+    epsilon: float | tuple[float, ...],
+    rescale: Rescale,
+) -> Float[Tensor, "task batch *shape"]:
+    """DELLA's MagPrune: keep each entry with a probability that grows with its rank; density 1 keeps all."""
+    shares, windows = per_expert(density, len(vectors)), per_expert(epsilon, len(vectors))
+    kept = []
+    for vector, key, share, window in zip(vectors, keys, shares, windows, strict=True):
+        if share >= 1:
+            kept.append(vector)
+            continue
+        probability = keep_probabilities(vector, share, window)
+        drawn = uniform(key, vector[0].numel()).reshape(vector.shape)
+        kept.append(rescaled(vector, drawn < probability, probability, rescale))
+    return torch.stack(kept)
+
+
+@method(
+    "della_linear",
+    title="DELLA (linear)",
+    paper="arXiv:2406.11617",
+    family="drop",
+    random=True,
+    check=check_sum,
+    exempt=DRAWN,
+)
+def della_linear(
+    vectors: Float[Tensor, "task batch *shape"],
+    weights: Float[Tensor, "task"],
+    *,
+    density: Density = 0.5,
+    epsilon: Share = 0.15,
+    rescale: Rescale = "probability",
+    scale: Scale = 1.0,
+    normalize: bool = False,
+    keys: Int[Tensor, "task batch"],
+) -> Float[Tensor, "batch *shape"]:
+    """Drop small entries more often than large ones, rescale the rest, add the weighted task vectors.
+
+    D = scale * sum_t w_t m_t D_t / p_t,  m_t ~ Bernoulli(p_t),  p_t = density - epsilon + 2 epsilon rank / (n - 1)
+
+    The rank, from 0 to n - 1, is that of the entry's magnitude in its row of n.
+
+    Args:
+        vectors: task vectors.
+        weights: one for each expert.
+        density: mean probability with which an entry is kept.
+        epsilon: half the width of the window of probabilities; what lies outside [0.01, 1] is moved to its end.
+        rescale: divide each kept entry by its probability, or restore the tensor's sum of magnitudes, or leave it.
+        scale: factor of the sum.
+        normalize: divide by the sum of the weights.
+        keys: of the masks.
+
+    Returns:
+        The merged task vector.
+
+    Example:
+        >>> import torch
+        >>> from hf_merge3h import get_method
+        >>> get_method("della_linear")(torch.tensor([[3.0, -4.0], [1.0, 6.0]]), density=1)
+        tensor([4., 2.])
+
+    Reference:
+        Deep et al., "DELLA-Merging", arXiv:2406.11617.
+
+    Note:
+        The window is density +- epsilon; the paper's epsilon is its whole width, twice ours. Density 1 drops nothing.
+    """
+    kept = drop_by_rank(vectors, keys, density, epsilon, rescale)
+    return merge_linearly(kept, weights, scale=scale, normalize=normalize)
+
+
+@method(
+    "della",
+    title="DELLA",
+    paper="arXiv:2406.11617",
+    family="drop",
+    random=True,
+    check=check_sum,
+    exempt=DRAWN,
+)
+def della(
+    vectors: Float[Tensor, "task batch *shape"],
+    weights: Float[Tensor, "task"],
+    *,
+    density: Density = 0.5,
+    epsilon: Share = 0.15,
+    rescale: Rescale = "probability",
+    election: Election = "sum",
+    scale: Scale = 1.0,
+    normalize: bool = True,
+    keys: Int[Tensor, "task batch"],
+) -> Float[Tensor, "batch *shape"]:
+    """Drop small entries more often than large ones, rescale the rest, then elect signs and average as TIES does.
+
+    TIES over m_t D_t / p_t,  m_t ~ Bernoulli(p_t),  p_t = density - epsilon + 2 epsilon rank / (n - 1)
+
+    Args:
+        vectors: task vectors.
+        weights: one for each expert.
+        density: mean probability with which an entry is kept.
+        epsilon: half the width of the window of probabilities; what lies outside [0.01, 1] is moved to its end.
+        rescale: divide each kept entry by its probability, or restore the tensor's sum of magnitudes, or leave it.
+        election: elect the sign of the weighted sum, or the one that more experts have.
+        scale: factor of the result.
+        normalize: divide by the sum of the agreeing weights (the mean); else the sum stands.
+        keys: of the masks.
+
+    Returns:
+        The merged task vector.
+
+    Example:
+        >>> import torch
+        >>> from hf_merge3h import get_method
+        >>> get_method("della")(torch.tensor([[3.0, -4.0], [1.0, 6.0]]), density=1)
+        tensor([2., 6.])
+
+    Reference:
+        Deep et al., "DELLA-Merging", arXiv:2406.11617.
+
+    Note:
+        The window is density +- epsilon; the paper's epsilon is its whole width, twice ours. Density 1 drops nothing.
+    """
+    kept = drop_by_rank(vectors, keys, density, epsilon, rescale)
+    return merge_agreeing(kept, weights, scale=scale, normalize=normalize, election=election)

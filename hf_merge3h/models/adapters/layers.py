@@ -1,0 +1,293 @@
+"""From one of PEFT's layers to the change that it makes to the parameters it wraps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper, _ConvNd
+from torch import Tensor, nn
+
+from ...linalg.low_rank import LowRank
+from ..types import ReadBase, TensorSpec
+from .tree import is_quantised
+
+#: What holds a change: LoRA factors, LoRA on a bare parameter, `lora_bias`, a whole copy of the module
+#: (`modules_to_save`), rows of an embedding (`trainable_token_indices`), a tensor that the adapter's file brings
+#: for the base itself, or what PEFT's own merging gives.
+Kind = Literal["lora", "parameter", "bias", "saved", "tokens", "replaced", "merged"]
+
+# Variants of LoRA, by PEFT's class names: those whose inference is plain LoRA, and those that have no fixed delta.
+_PLAIN = frozenset(
+    {
+        "MiCALinearVariant",
+        "MiCAEmbeddingVariant",
+        "VeloraLinearVariant",
+        "MontecloraLinearVariant",
+        "BdLoraLinearVariant",
+    }
+)
+_NO_DELTA = {
+    "ALoraLinearVariant": "aLoRA acts only after its invocation tokens, so no fixed weights stand for it",
+    "ArrowLinearVariant": "Arrow routes each token to other experts, so no fixed weights stand for it",
+    "QALoraLinearVariant": "QA-LoRA pools its inputs, and PEFT gives no delta for it",
+    "KasaLinearVariant": "KaSA truncates the base's own weights, so it is no change of this base",
+}
+
+
+class NoDeltaError(Exception):
+    """A layer's change cannot be written as a delta; the message says why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One parameter's change.
+
+    Attributes:
+        name: the parameter, as the clean model calls it.
+        module: the clean name of the module that PEFT wrapped.
+        kind: what holds the change.
+        spec: shape of the parameter, dtype of the change, rank where it is a LowRank.
+        needs_base: `read` asks for the base's values.
+        read: gives the change, float32.
+    """
+
+    name: str
+    module: str
+    kind: Kind
+    spec: TensorSpec
+    needs_base: bool
+    read: Callable[[ReadBase], Tensor | LowRank]
+
+
+def lora_parts(name: str, layer: Any, adapter: str) -> Iterator[Part]:
+    """What a LoRA layer changes, for one adapter.
+
+    Raises:
+        NoDeltaError: no dense delta equals what this layer does.
+    """
+    if adapter not in layer.lora_A and adapter not in layer.lora_embedding_A:
+        return
+    variant = type(layer.lora_variant.get(adapter)).__name__
+    dora = variant.startswith("Dora")
+    if variant in _NO_DELTA:
+        raise NoDeltaError(_NO_DELTA[variant])
+    if not dora and variant != "NoneType" and variant not in _PLAIN:
+        raise NoDeltaError(f"nothing is known of its LoRA variant {variant}")
+    if type(layer).__module__.endswith("tp_layer"):
+        raise NoDeltaError("its layers are split over devices (Megatron)")
+    parameter, factors = _factors(layer, adapter)
+    prefix = f"{name}." if name else ""
+    if dora:
+        yield from merged_parts(name, layer, adapter, only=("weight",))
+    elif isinstance(factors, LowRank):
+        spec = TensorSpec(tuple(factors.shape), factors.dtype, factors.rank)
+        kind: Kind = "parameter" if isinstance(layer, ParamWrapper) else "lora"
+        yield Part(prefix + parameter, name, kind, spec, False, lambda base: factors.to(dtype=torch.float32))
+    else:
+        product, shape = factors
+        spec = TensorSpec(shape, product.dtype)
+        yield Part(
+            prefix + parameter,
+            name,
+            "lora",
+            spec,
+            False,
+            lambda base: product.to(dtype=torch.float32).dense().view(shape),
+        )
+    bias = getattr(layer.lora_B[adapter], "bias", None) if adapter in layer.lora_B else None
+    if bias is not None:
+        if getattr(layer.get_base_layer(), "bias", None) is None:
+            if not bias.any():  # one switch for all layers: those that have no bias add zero
+                return
+            raise NoDeltaError(f"lora_bias, but {name!r} has no bias that could take it")
+        scaling = layer.scaling[adapter]
+        spec = TensorSpec(tuple(bias.shape), bias.dtype)
+        yield Part(f"{prefix}bias", name, "bias", spec, False, lambda base: bias.detach().float() * scaling)
+
+
+def _factors(layer: Any, adapter: str) -> tuple[str, LowRank | tuple[LowRank, tuple[int, ...]]]:
+    """The parameter's name and its factors, as the parameter is stored (of a convolution also its shape)."""
+    scaling = layer.scaling[adapter]
+    if isinstance(layer, Embedding):
+        return "weight", _scaled(layer.lora_embedding_A[adapter].mT, layer.lora_embedding_B[adapter].mT, scaling)
+    if isinstance(layer, MultiheadAttention):
+        raise NoDeltaError("LoRA on nn.MultiheadAttention: PEFT applies its output projection twice")
+    A, B = _matrix(layer.lora_A[adapter]), _matrix(layer.lora_B[adapter])
+    if isinstance(layer, ParamWrapper):
+        return layer.parameter_name, _stacked(layer, A, B, scaling)
+    if isinstance(layer, _ConvNd):
+        base: Any = layer.get_base_layer()
+        if base.groups > 1:
+            raise NoDeltaError("LoRA on a convolution with groups, which PEFT cannot merge")
+        if set(base.dilation) != {1} or base.padding_mode != "zeros":
+            raise NoDeltaError("LoRA on a convolution with dilation or padding_mode, which PEFT's layer ignores")
+        return "weight", (_scaled(B.flatten(1), A.flatten(1), scaling), tuple(base.weight.shape))
+    if A.ndim != 2 or B.ndim != 2:
+        raise NoDeltaError(f"nothing is known of its layer {type(layer).__name__}")
+    if getattr(layer, "fan_in_fan_out", False):
+        return "weight", _scaled(A.mT, B.mT, scaling)
+    return "weight", _scaled(B, A, scaling)
+
+
+def _stacked(layer: ParamWrapper, A: Tensor, B: Tensor, scaling: float) -> LowRank:
+    """Factors of `target_parameters`: one matrix, or a stack with one matrix for each expert of an MoE layer."""
+    shape = layer.get_param().shape
+    if len(shape) == 2:
+        return _scaled(B, A, scaling)
+    A = A.reshape(layer.num_experts, -1, A.shape[-1])  # [expert, r, in]
+    B = B.reshape(B.shape[0], -1, layer.num_experts).permute(2, 0, 1)  # [expert, out, r]
+    swapped = layer._did_swap_in_out_features
+    if layer.num_experts == 1 and not swapped:
+        raise NoDeltaError(
+            "target_parameters on a transposed stack of one matrix, which PEFT's layer adds the wrong way"
+        )
+    return _scaled(B, A, scaling) if swapped else _scaled(A.mT, B.mT, scaling)
+
+
+def _matrix(module: Any) -> Tensor:
+    blocks = getattr(module, "weight_as_blockdiagonal_matrix", None)
+    return (blocks() if blocks is not None else module.weight).detach()
+
+
+def _scaled(left: Tensor, right: Tensor, scaling: float) -> LowRank:
+    """The factors with the scaling in the left one; what is stored in 16 bits is scaled in float32."""
+    if scaling == 1:
+        return LowRank(left.detach(), right.detach())
+    return LowRank(left.detach().to(torch.promote_types(left.dtype, torch.float32)) * scaling, right.detach())
+
+
+def merged_parts(
+    name: str, layer: Any, adapter: str, *, only: tuple[str, ...] = (), additive: bool = False
+) -> Iterator[Part]:
+    """What PEFT's own merging changes, worked out in float64 on a copy of this one layer.
+
+    Args:
+        name: clean name of the module.
+        layer: PEFT's layer around it.
+        adapter: which adapter.
+        only: names of parameters that can change; empty for all of the module's.
+        additive: the change does not depend on the base, whose values are then not asked for.
+    """
+    module = layer.get_base_layer()
+    if is_quantised(module):
+        raise NoDeltaError(f"it needs the base's values, and {name!r} is quantised")
+    prefix = f"{name}." if name else ""
+    for key, parameter in module.named_parameters():
+        if not only or key in only:
+            spec = TensorSpec(tuple(parameter.shape), _dtype(layer, adapter, parameter.dtype))
+            read = _Merge(layer, adapter, key, additive)
+            yield Part(prefix + key, name, "merged", spec, not additive, read)
+
+
+@dataclass(frozen=True)
+class _Merge:
+    layer: Any
+    adapter: str
+    key: str
+    additive: bool
+
+    def __call__(self, base: ReadBase) -> Tensor:
+        module = self.layer.get_base_layer()
+        before = {
+            key: torch.zeros(parameter.shape, dtype=torch.float64) for key, parameter in module.named_parameters()
+        }
+        if not self.additive:
+            before[self.key] = base().cpu().double()
+        memo: dict[int, Any] = {
+            id(parameter): nn.Parameter(before[key].clone(), requires_grad=False)
+            for key, parameter in module.named_parameters()
+        }
+        for tensor in (*self.layer.parameters(), *self.layer.buffers()):
+            if id(tensor) not in memo:
+                value = tensor.detach().cpu()
+                value = value.double() if value.is_floating_point() else value
+                memo[id(tensor)] = (
+                    nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
+                )
+        twin = copy.deepcopy(self.layer, memo).requires_grad_(False)
+        twin.merge(safe_merge=False, adapter_names=[self.adapter])
+        after = twin.get_base_layer().get_parameter(self.key)
+        return (after.detach().double() - before[self.key]).float()
+
+
+def _dtype(layer: Any, adapter: str, default: torch.dtype) -> torch.dtype:
+    for key, tensor in layer.named_parameters():
+        if f".{adapter}" in f".{key}" and tensor.is_floating_point():
+            return tensor.dtype
+    return default
+
+
+def saved_parts(name: str, wrapper: Any, adapter: str) -> Iterator[Part]:
+    """What `modules_to_save` changes: every parameter of the copy, less the base's."""
+    if adapter not in wrapper.modules_to_save:
+        return
+    original, copied = wrapper.original_module, wrapper.modules_to_save[adapter]
+    if any(is_quantised(module) for module in original.modules()):
+        raise NoDeltaError(f"modules_to_save needs the base's values, and {name!r} is quantised")
+    parameters, stored = dict(copied.named_parameters(remove_duplicate=False)), copied.state_dict()
+    for key, buffer in original.named_buffers():
+        if key in stored and (buffer.is_meta or not torch.equal(buffer, stored[key].to(buffer))):
+            raise NoDeltaError(
+                f"modules_to_save of {name!r}: its buffer {key!r} differs from the base's, and none can merge it"
+            )
+    prefix = f"{name}." if name else ""
+    for key, parameter in parameters.items():
+        spec = TensorSpec(tuple(parameter.shape), parameter.dtype)
+        yield Part(prefix + key, name, "saved", spec, True, _Minus(parameter.detach()))
+
+
+@dataclass(frozen=True)
+class _Minus:
+    """A whole tensor, less the base's."""
+
+    value: Tensor
+
+    def __call__(self, base: ReadBase) -> Tensor:
+        before = base()
+        return self.value.to(before.device, torch.float32) - before.float()
+
+
+def token_parts(name: str, layer: Any, adapter: str) -> Iterator[Part]:
+    """What trained tokens change: a few rows of the embedding, so a product with a one-hot matrix."""
+    if adapter not in layer.trainable_tokens_delta:
+        return
+    rows = torch.as_tensor(layer.token_indices[adapter], dtype=torch.long)
+    if len(rows.unique()) != len(rows):
+        raise NoDeltaError(f"trainable_token_indices of {name!r} name a token twice")
+    values = layer.trainable_tokens_delta[adapter].detach()
+    shape = tuple(layer.base_layer.weight.shape)
+    low = 4 * len(rows) <= min(shape)
+
+    def read(base: ReadBase) -> Tensor | LowRank:
+        before = base().float()
+        index = rows.to(before.device)
+        change = values.to(before) - before.index_select(0, index)
+        if not low:
+            return torch.zeros_like(before).index_copy_(0, index, change)
+        one_hot = torch.zeros(shape[0], len(rows), device=before.device)
+        one_hot[index, torch.arange(len(rows), device=before.device)] = 1.0
+        return LowRank(one_hot, change)
+
+    spec = TensorSpec(shape, values.dtype, len(rows) if low else None)
+    yield Part(f"{name}.weight" if name else "weight", name, "tokens", spec, True, read)
+
+
+def replaced_part(name: str, module: str, value: Tensor, inner: Part | None) -> Part:
+    """A tensor of the base that the adapter's file brings along (`bias="all"`, saved embeddings).
+
+    The adapter's own change, if there is one, is on top of it.
+    """
+
+    def read(base: ReadBase) -> Tensor:
+        change = _Minus(value)(base)
+        if inner is None:
+            return change
+        more = inner.read(lambda: value.float())
+        return change + (more.dense() if isinstance(more, LowRank) else more)
+
+    kind: Kind = "replaced" if inner is None else inner.kind
+    return Part(name, module, kind, TensorSpec(tuple(value.shape), value.dtype), True, read)

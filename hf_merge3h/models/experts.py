@@ -1,0 +1,119 @@
+"""Experts as the engine sees them: whole models and adapters, both by the names of the base's tensors on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import Problems, RequestError
+from ..linalg.low_rank import LowRank
+from .adapters.read import AdapterDeltas
+from .types import ReadBase, TensorSpec, WeightSource
+from .weights.names import Group, NameMap
+
+
+class WholeModel:
+    """A model whose weights are all there: its task vector is what it has beyond the base.
+
+    Args:
+        source: its weights, by the base's names.
+        label: what an error calls it.
+    """
+
+    def __init__(self, source: WeightSource, label: str) -> None:
+        self.label = label
+        self._source = source
+        self._specs = {
+            name: TensorSpec(spec.shape, spec.dtype)
+            for name, spec in source.specs().items()
+            if spec.dtype.is_floating_point
+        }
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """All floating-point tensors: any of them may differ from the base's."""
+        return self._specs
+
+    def delta(self, name: str, base: ReadBase) -> Tensor | LowRank | None:
+        """The expert's tensor less the base's."""
+        origin = base()
+        return self._source.load(name).to(origin.device, torch.float32) - origin
+
+    def weight(self, name: str, base: ReadBase) -> Tensor:
+        """The expert's tensor as it is."""
+        return self._source.load(name).float()
+
+
+class AdaptedBase:
+    """An adapter as an expert of whole weights: its change of each tensor that the base has on disk.
+
+    Args:
+        adapter: its change of each parameter in memory.
+        names: from the base's names in memory to those on disk.
+        label: what an error calls it.
+
+    Raises:
+        RequestError: the adapter changes what the base does not have, or one side of a tie that dense weights keep.
+    """
+
+    def __init__(self, adapter: AdapterDeltas, names: NameMap, label: str) -> None:
+        self.label = label
+        self._adapter, self._names = adapter, names
+        self._memory: dict[str, str] = {}  # names on disk that are a parameter in memory, at most renamed
+        self._fused: dict[str, Group] = {}  # names on disk that are part of one
+        problems = Problems(f"{label} cannot be merged into whole weights")
+        for name in adapter.specs():
+            if name in adapter.partial:
+                problems.add(f"{adapter.partial[name]}; untie the base first (tie_word_embeddings=False)")
+            elif name not in names.by_memory:
+                problems.add(f"it changes {name!r}, which the base does not have")
+            elif (plain := names.plain(name)) is not None:
+                self._memory[plain] = name
+            else:
+                self._fused.update(dict.fromkeys(names.by_memory[name].disk, names.by_memory[name]))
+        problems.raise_any()
+        self._parts: tuple[Group | None, dict[str, Tensor]] = (None, {})
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """What the adapter changes, by name on disk."""
+        found = {disk: self._adapter.specs()[memory] for disk, memory in self._memory.items()}
+        for disk, group in self._fused.items():
+            dtype = next(spec.dtype for name in group.memory if (spec := self._adapter.specs().get(name)))
+            found[disk] = TensorSpec(group.disk[disk].shape, dtype)
+        return found
+
+    def delta(self, name: str, base: ReadBase) -> Tensor | LowRank | None:
+        """The adapter's change of one tensor; of a part of a fused one, the part of its dense change."""
+        if name in self._memory:
+            return self._adapter.delta(self._memory[name], base)
+        group = self._fused.get(name)
+        if group is None:
+            return None
+        if self._parts[0] is not group:  # the parts of one fused tensor are asked for one after the other
+            self._parts = (group, self._split(group))
+        return self._parts[1][name]
+
+    def _split(self, group: Group) -> dict[str, Tensor]:
+        changes = {}
+        for name, spec in group.memory.items():
+            if self._adapter.needs_base(name):
+                raise RequestError(
+                    f"{self.label}: its change of {name!r} depends on the base's weights (DoRA or modules_to_save), "
+                    "which lie on disk in another form; merge_and_unload it and merge the whole model"
+                )
+            delta = self._adapter.delta(name, _unread)
+            dense = delta.dense() if isinstance(delta, LowRank) else delta
+            changes[name] = torch.zeros(spec.shape) if dense is None else dense.reshape(spec.shape)
+        return self._names.to_disk(group, changes)
+
+    def weight(self, name: str, base: ReadBase) -> Tensor:
+        """The base's tensor with the change in it."""
+        origin, delta = base(), self.delta(name, base)
+        if delta is None:
+            return origin
+        return origin + (delta.dense() if isinstance(delta, LowRank) else delta).to(origin.device)
+
+
+def _unread() -> Tensor:
+    raise AssertionError("a delta that needs no base asked for it")

@@ -1,0 +1,271 @@
+"""From what a user names (a folder, a Hub id) to a folder on this machine, with errors of one line each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
+
+from ..errors import SourceError, bad, show
+from .weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, no_weights, read_index
+
+Kind = Literal["weights", "adapter"]
+
+#: Small files that say what a repository holds. Never .bin, never .py.
+_CARDS = ("config.json", "generation_config.json", ADAPTER_CONFIG, INDEX)
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """Where a source lies on this machine.
+
+    Attributes:
+        kind: whole weights, or a PEFT adapter.
+        folder: holds the files.
+        commit: the Hub's commit, 40 hex digits; None for a local folder.
+        given: what the user wrote.
+        repo: the Hub id; None for a local folder.
+    """
+
+    kind: Kind
+    folder: Path
+    commit: str | None
+    given: str
+    repo: str | None = None
+
+
+@dataclass(frozen=True)
+class _Where:
+    """A place on the Hub, and how to ask for it."""
+
+    repo: str
+    revision: str | None
+    subfolder: str
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:  # never the token
+        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}"
+
+
+def resolve(
+    source: str | os.PathLike[str],
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    kind: Kind | None = None,
+) -> ResolvedSource:
+    """Find a source, downloading what is needed of it and nothing else.
+
+    Args:
+        source: a folder (which goes before a Hub id of the same spelling), or `owner/name`, or `owner/name@revision`.
+        token, revision, subfolder, cache_dir, local_files_only: as everywhere in huggingface_hub. A local folder has
+            no revision.
+        kind: what it must be; None takes an adapter where there is an adapter_config.json, else whole weights.
+
+    Raises:
+        SourceError: it does not exist, is not accessible, cannot be reached, or holds nothing of use.
+        RequestError: what was given is neither a path nor an id.
+    """
+    given = _text(source)
+    below = _subfolder(subfolder)
+    path = _existing(given)
+    if path is not None:
+        return ResolvedSource(_local_kind(path, below, kind), path / below, None, given)
+    if isinstance(source, os.PathLike) or given.startswith(("/", "~", ".", "\\")) or PureWindowsPath(given).drive:
+        raise SourceError(f"source={show(given)}: no such folder")
+    repo, revision = _split(given, revision)
+    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    where = _Where(repo, revision, below, options)
+    with _one_line(where):
+        return _download(where, given, kind)
+
+
+def _text(source: object) -> str:
+    if not isinstance(source, (str, os.PathLike)):
+        raise bad("source", type(source).__name__, "a folder or a Hub id (owner/name or owner/name@revision)")
+    text = os.fspath(source)
+    if not isinstance(text, str) or not text.strip():
+        raise bad("source", text, "a folder or a Hub id (owner/name or owner/name@revision)")
+    return text
+
+
+def _subfolder(subfolder: str | None) -> str:
+    parts = PurePosixPath(subfolder or "").parts
+    if ".." in parts or parts[:1] == ("/",) or "\\" in (subfolder or "") or "\0" in (subfolder or ""):
+        raise bad("subfolder", subfolder, "a folder inside of the source")
+    return "/".join(parts)
+
+
+def _existing(text: str) -> Path | None:
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, no such user
+        return None
+
+
+def _local_kind(path: Path, below: str, kind: Kind | None) -> Kind:
+    folder = path / below
+    if folder.is_file():
+        raise SourceError(f"source={show(str(path))}: is a file; give the folder that holds it")
+    try:
+        names = [each.name for each in folder.iterdir()]
+    except OSError as problem:
+        raise SourceError(
+            f"source={show(str(folder))}: cannot be read: {problem.strerror or 'no such folder'}"
+        ) from None
+    return _kind(names, kind, show(str(folder)))
+
+
+def _kind(names: list[str], kind: Kind | None, where: str) -> Kind:
+    """What a folder holds, by the names of its files."""
+    adapter = ADAPTER_CONFIG in names
+    weights = any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for name in names)
+    if kind == "adapter" and not adapter:
+        raise SourceError(f"source={where}: expected an adapter, and there is no {ADAPTER_CONFIG}")
+    if not adapter and not weights and INDEX not in names:
+        raise SourceError(
+            f"source={where}: holds neither a model ({WEIGHTS}, or {INDEX} and its shards) nor an adapter "
+            f"({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS})"
+        )
+    return kind or ("adapter" if adapter else "weights")
+
+
+def _split(given: str, revision: str | None) -> tuple[str, str | None]:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    repo, at, pinned = given.partition("@")
+    if at and revision is not None and revision != pinned:
+        raise bad("revision", revision, f"nothing but {show(pinned)}, which source={show(given)} names", "give one")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise SourceError(
+            f"source={show(given)}: no such folder, and no Hub id: expected owner/name or owner/name@revision"
+        ) from None
+    revision = pinned if at else revision
+    if revision is not None and (not revision.strip() or len(revision) > 255 or ".." in revision or "\0" in revision):
+        raise bad("revision", revision, "a branch, tag or commit")
+    return repo, revision
+
+
+def _download(where: _Where, given: str, kind: Kind | None) -> ResolvedSource:
+    root = _snapshot(where, where.revision, _CARDS)
+    folder, commit = root / where.subfolder, root.name
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if kind == "adapter" and not is_adapter:
+        raise SourceError(f"source={show(given)}: expected an adapter, and there is no {ADAPTER_CONFIG}")
+    found: Kind = kind or ("adapter" if is_adapter else "weights")
+    if found == "adapter":
+        wanted: list[str] = [ADAPTER_WEIGHTS]
+    else:
+        # Only what the index names: a repository often holds the same weights in other formats and precisions too.
+        index = folder / INDEX
+        wanted = list(read_index(index, show(given))) if index.is_file() else [WEIGHTS]
+    # The commit, not the branch: the second step must see what the first one saw.
+    _snapshot(where, commit, (*_CARDS, *wanted))
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise _missing(where, commit, missing, found)
+    return ResolvedSource(found, folder, commit, given, where.repo)
+
+
+def _snapshot(where: _Where, revision: str | None, names: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
+    return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
+
+
+def _missing(where: _Where, commit: str, missing: list[str], kind: Kind) -> SourceError:
+    """The error for a repository without the files wanted, from the names of all its files where they can be had."""
+    from huggingface_hub import HfApi
+
+    names: list[str] = []
+    if not where.options["local_files_only"]:
+        files = HfApi(token=where.options["token"]).list_repo_files(where.repo, revision=commit)
+        start = f"{where.subfolder}/" if where.subfolder else ""
+        names = [name[len(start) :] for name in files if name.startswith(start)]
+    if kind == "adapter":
+        return SourceError(f"source={where!r}: an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
+    if missing == [WEIGHTS]:
+        return no_weights(where.repo, names, f"source={where!r}")
+    return SourceError(f"source={where!r}: not whole, its index names files that are missing: {', '.join(missing[:5])}")
+
+
+@contextmanager
+def _one_line(where: _Where) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that says what to do; a token is never in it."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except SourceError:
+        raise
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError) as problem:
+        raise _explain(where, problem) from None
+    except (OSError, ValueError) as problem:  # no space, no right to write, a proxy
+        text = _without_token(str(problem).strip().partition("\n")[0], where)
+        raise SourceError(f"source={where!r}: cannot be downloaded: {text or type(problem).__name__}") from None
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "hf_xet", "requests"):
+            raise
+        raise SourceError(f"source={where!r}: {_unreachable(type(problem).__name__)}") from None
+
+
+def _explain(where: _Where, problem: BaseException) -> SourceError:
+    from huggingface_hub import errors
+
+    # "Not found locally" wraps what went wrong on the Hub.
+    cause = problem.__cause__ if isinstance(problem, errors.LocalEntryNotFoundError) else problem
+    page = f"https://huggingface.co/{where.repo}"
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, errors.GatedRepoError):
+        reason = (
+            f"gated: accept its licence at {page} with your account, then log in (hf auth login) or pass token=; "
+            "a token of another account, or without the right to read gated repositories, does not help"
+        )
+    elif isinstance(cause, errors.DisabledRepoError):
+        reason = "disabled by the Hub"
+    elif isinstance(cause, errors.RevisionNotFoundError):
+        reason = f"no revision {where.revision or 'main'!r} there; see {page}/commits/main for what there is"
+    elif isinstance(cause, errors.LocalTokenNotFoundError):
+        reason = "token=True, and no token is stored on this machine; hf auth login stores one"
+    elif isinstance(cause, errors.RepositoryNotFoundError) or status in (401, 404):
+        reason = (
+            f"no such model on the Hub, or a private one that your token does not open ({page}); check the spelling, "
+            "or log in (hf auth login) or pass token="
+        )
+    elif status == 403:
+        reason = f"the Hub refuses access (403); log in with an account that may read {page}, or pass its token="
+    elif status is not None:
+        reason = f"the Hub answers with an error ({status}); try again later"
+    elif where.options["local_files_only"]:
+        reason = "not (wholly) in the cache on this machine, and local_files_only=True forbids downloading it"
+    elif isinstance(cause, errors.OfflineModeIsEnabled) or cause is None:
+        reason = "not (wholly) in the cache on this machine, and HF_HUB_OFFLINE forbids downloading it"
+    else:
+        reason = _unreachable(type(cause).__name__)
+    return SourceError(f"source={where!r}: {reason}")
+
+
+def _unreachable(why: str) -> str:
+    from huggingface_hub import constants
+
+    endpoint = constants.ENDPOINT.rpartition("@")[2]  # an endpoint may hold a password
+    return (
+        f"the Hub ({endpoint}) cannot be reached ({why}), and the files are not in the cache on this machine; check "
+        "the network, or give a local folder"
+    )
+
+
+def _without_token(text: str, where: _Where) -> str:
+    token = where.options["token"]
+    return text.replace(token, "<token>") if isinstance(token, str) and token else text

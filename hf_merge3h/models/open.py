@@ -1,0 +1,230 @@
+"""From whatever a user names as a base or an expert to something that the engine can read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import Problems, RequestError, bad, show
+from .adapters.folder import load_adapter, meta_copy
+from .adapters.folder import read_config as read_adapter_config
+from .adapters.read import AdapterDeltas, base_names, read_adapter
+from .experts import AdaptedBase, WholeModel
+from .hub import ResolvedSource, resolve
+from .types import Expert, HubOptions
+from .weights.checkpoint import Checkpoint, read_config
+from .weights.compare import compare
+from .weights.expert import open_expert_weights
+from .weights.module import LiveModule, live_expert
+
+_WAYS = "a Hub id, a local folder, a live module or a PeftModel"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that task vectors are counted from.
+
+    Attributes:
+        weights: its tensors.
+        label: what a report calls it.
+        identity: what it would be recognised by among the experts (the module, a resolved folder, a Hub id).
+    """
+
+    weights: LiveModule | Checkpoint
+    label: str
+    identity: tuple[Any, ...]
+
+
+def is_peft_model(thing: object) -> bool:
+    """Whether this is a PeftModel; imports nothing (such an object's class is imported already)."""
+    module = sys.modules.get("peft.peft_model")
+    return module is not None and isinstance(thing, module.PeftModel)
+
+
+def fetch(source: Any, argument: str, hub: HubOptions) -> ResolvedSource:
+    """The folder of a source that is named by a string or path."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise bad(argument, source, _WAYS)
+    return resolve(
+        source,
+        token=hub.token,
+        revision=hub.revision,
+        subfolder=hub.subfolder,
+        cache_dir=hub.cache_dir,
+        local_files_only=hub.local_files_only,
+    )
+
+
+def live_base(live: LiveModule) -> Base:
+    """The live model as it stands, as the base."""
+    path = getattr(getattr(live.model, "config", None), "_name_or_path", "") or ""
+    folder = Path(path).resolve() if path and Path(path).is_dir() else None
+    return Base(live, path or type(live.model).__name__, (live.model, path, folder))
+
+
+def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
+    """Another model than the live one as the base."""
+    if isinstance(source, nn.Module):
+        if is_peft_model(source):
+            raise bad("base", type(source).__name__, "whole weights", "give its get_base_model(), unloaded")
+        weights: LiveModule | Checkpoint = live_expert(source, live, "base")
+        problems = Problems("base does not fit the model")
+        compare(live, weights, problems, live.vocabulary)
+        problems.raise_any()
+        return Base(weights, type(source).__name__, (source,))
+    found = fetch(source, "base", hub)
+    if found.kind == "adapter":
+        raise bad("base", str(source), "whole weights, and this is an adapter", "give it among the experts")
+    return Base(open_expert_weights(found.folder, live, "base"), str(source), (str(source), found.folder.resolve()))
+
+
+def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOptions) -> Expert:
+    """One expert of whole weights: a model or an adapter, live, on disk or on the Hub.
+
+    Raises:
+        RequestError: it is the base, or does not fit it.
+        SourceError: it cannot be read.
+    """
+    if _among(source, (*base.identity, live.model)):
+        raise _is_base(role, source)
+    if is_peft_model(source):
+        return AdaptedBase(_active_adapter(source, role), live.names, role)
+    if isinstance(source, nn.Module):
+        expert = live_expert(source, live, role)
+        problems = Problems(f"{role} cannot be merged into the base")
+        compare(live, expert, problems, live.vocabulary)
+        problems.raise_any()
+        return WholeModel(expert, role)
+    found = fetch(source, f"experts[{role!r}]", hub)
+    label = f"{role} ({show(str(source))[1:-1]})"
+    if found.kind == "adapter":
+        return AdaptedBase(load_adapter(found.folder, meta_copy(live.model), label), live.names, label)
+    if _among(found.folder.resolve(), base.identity):
+        raise _is_base(role, source)
+    return WholeModel(open_expert_weights(found.folder, live, label), label)
+
+
+def _among(source: Any, identity: tuple[Any, ...]) -> bool:
+    """Whether a source is one of these modules, names or folders."""
+    if isinstance(source, nn.Module):
+        return any(source is known for known in identity)
+    return isinstance(source, (str, os.PathLike)) and str(source) in [
+        str(k) for k in identity if isinstance(k, (str, Path))
+    ]
+
+
+def _is_base(role: str, source: Any) -> RequestError:
+    shown = show(source) if isinstance(source, (str, Path)) else type(source).__name__
+    return RequestError(f"experts[{role!r}]={shown}: this is the base, whose change is zero; leave it out")
+
+
+def _active_adapter(model: Any, role: str) -> AdapterDeltas:
+    active = model.active_adapters
+    if len(active) != 1:
+        raise bad(f"experts[{role!r}]", active, "a PeftModel with one active adapter", "call set_adapter(name) first")
+    return read_adapter(model, active[0], role)
+
+
+def open_adapter(
+    role: str, source: Any, model: Any, skeleton: Callable[[], nn.Module], hub: HubOptions
+) -> AdapterDeltas:
+    """One adapter to be merged into an adapter: loaded in this PeftModel, or in a folder, or on the Hub.
+
+    Args:
+        role: of the expert.
+        source: the name of a loaded adapter, a folder, a Hub id, or another PeftModel with one active adapter.
+        model: the PeftModel that gets the result.
+        skeleton: a function that gives the plain base without weights.
+        hub: options.
+    """
+    if isinstance(source, str) and source in model.peft_config:
+        return read_adapter(model, source, source)
+    if is_peft_model(source):
+        return _active_adapter(source, role)
+    if isinstance(source, nn.Module):
+        raise bad(
+            f"adapters[{role!r}]", type(source).__name__, "an adapter",
+            "whole models merge into whole weights: get_base_model().merge_3h(...) on the unloaded base",
+        )  # fmt: skip
+    if isinstance(source, str) and "/" not in source and not Path(source).exists():
+        loaded = ", ".join(repr(name) for name in model.peft_config)
+        raise bad(f"adapters[{role!r}]", source, f"the name of a loaded adapter ({loaded}), a folder or a Hub id")
+    found = fetch(source, f"adapters[{role!r}]", hub)
+    if found.kind != "adapter":
+        raise bad(
+            f"adapters[{role!r}]", str(source), "an adapter, and this is a whole model",
+            "whole models merge into whole weights: hf_merge3h.merge(base, experts)",
+        )  # fmt: skip
+    return load_adapter(found.folder, skeleton(), f"{role} ({show(str(source))[1:-1]})")
+
+
+def plain_skeleton(model: Any) -> nn.Module:
+    """The base of a PeftModel as it was before PEFT came, without its weights."""
+    copied: Any = meta_copy(model)
+    return copied.unload()
+
+
+def load_model(base: Any, experts: Sequence[Any], hub: HubOptions) -> nn.Module:
+    """Load the base by transformers, or where it is None, the one base that the adapters record.
+
+    Raises:
+        RequestError: no base, or several; code that would have to be trusted.
+        SourceError: it cannot be read.
+    """
+    if base is None:
+        base = _recorded_base(experts, hub)
+    found = fetch(base, "base", hub)
+    if found.kind == "adapter":
+        raise bad("base", str(base), "whole weights, and this is an adapter", "give it among the experts")
+    return from_pretrained(found.folder, str(base))
+
+
+def _recorded_base(experts: Sequence[Any], hub: HubOptions) -> str:
+    recorded: dict[str, str] = {}
+    for source in experts:
+        if isinstance(source, nn.Module):
+            continue
+        found = fetch(source, "experts", hub)
+        if found.kind == "adapter":
+            name = read_adapter_config(found.folder, str(source)).base_model_name_or_path
+            if name:
+                recorded[str(source)] = name
+    if not recorded:
+        raise bad("base", None, "the model that the experts were trained from: no expert is an adapter that records it")
+    if len(set(recorded.values())) > 1:
+        problems = Problems("the adapters record different bases; give the one that is meant as `base`")
+        for source, name in recorded.items():
+            problems.add(f"{source}: {name}")
+        problems.raise_any()
+    return next(iter(recorded.values()))
+
+
+def from_pretrained(folder: Path, label: str) -> nn.Module:
+    """The model in a folder, by the class that its config names; code in the folder is never run."""
+    import transformers
+
+    config = read_config(folder, label)
+    for architecture in config.get("architectures") or ():
+        kind = getattr(transformers, str(architecture), None)
+        if kind is not None and hasattr(kind, "from_pretrained"):
+            return kind.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+    if config.get("auto_map"):
+        raise RequestError(
+            f"{label}: its architecture {config.get('architectures')} needs code from the repository, which is never "
+            "run here; load the model yourself and give it as base"
+        )
+    return transformers.AutoModel.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+
+
+def recorded_bases(adapters: Sequence[AdapterDeltas]) -> str:
+    """A sentence about adapters that record different bases; empty where they agree."""
+    names = base_names(adapters)
+    if len(set(names.values())) < 2:
+        return ""
+    return "the adapters record different bases (" + ", ".join(f"{k}: {v}" for k, v in names.items()) + ")"

@@ -1,0 +1,166 @@
+"""What a method's keyword-only arguments say about its parameters: the signature is the schema."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import bad, nearest
+
+#: Keyword-only arguments that the engine supplies; they are no parameters of the user's.
+SUPPLIED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "base": "the base's tensors, float32 [batch, *shape]",
+        "keys": "one 64-bit key a task and tensor, int64 [task, batch], for counter-based random masks",
+        "statistics": "what the method's `prepare` pass found (see `Accumulator`), or None",
+        "names": "the tensors' names, a tuple of batch strings",
+        "noise": "singular values at or under this are storage noise of the weights, float32 [batch]",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a parameter admits: an interval, closed unless an end is said to be open."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below  # NaN is in no range: each comparison with it is false
+
+    def __str__(self) -> str:
+        left = "(" if self.low_open or math.isinf(self.low) else "["
+        right = ")" if self.high_open or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+class _PerExpert:
+    """Marks a parameter that takes one number, or one for each expert."""
+
+    def __repr__(self) -> str:
+        return "PerExpert"
+
+
+PerExpert = _PerExpert()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One entry of a method's schema."""
+
+    name: str
+    type: type
+    default: Any
+    range: Range | None = None
+    choices: tuple[str, ...] = ()
+    per_expert: bool = False
+    optional: bool = False
+    help: str = ""
+
+    @property
+    def expected(self) -> str:
+        """What the parameter takes, in words for help texts and errors."""
+        if self.choices:
+            text = "one of " + ", ".join(self.choices)
+        elif self.type is bool:
+            text = "True or False"
+        else:
+            noun = "an integer" if self.type is int else "a number"
+            bounded = self.range and not (math.isinf(self.range.low) and math.isinf(self.range.high))
+            text = f"{noun} in {self.range}" if bounded else noun
+        if self.per_expert:
+            text += ", or one for each expert"
+        return text + (", or None" if self.optional else "")
+
+    def check(self, value: Any, n_experts: int | None = None) -> Any:
+        """The value as the method receives it, or a RequestError that says what is wrong with it."""
+        if value is None and self.optional:
+            return None
+        if self.per_expert and not isinstance(value, (str, bool)) and hasattr(value, "__len__"):
+            values = tuple(value)
+            if n_experts is not None and len(values) != n_experts:
+                raise bad(self.name, values, f"one number for each of the {n_experts} experts", "or a single number")
+            return tuple(self._check_one(each) for each in values)
+        return self._check_one(value)
+
+    def _check_one(self, value: Any) -> Any:
+        if self.choices:
+            if value not in self.choices:
+                raise bad(self.name, value, self.expected, nearest(str(value), self.choices))
+            return value
+        if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1:
+            value = value.item()  # a numpy scalar or a tensor with one element
+        if self.type is bool:
+            if not isinstance(value, bool):
+                raise bad(self.name, value, self.expected)
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise bad(self.name, value, self.expected)
+        if self.type is int:
+            if not math.isfinite(value) or int(value) != value:
+                raise bad(self.name, value, self.expected)
+            value = int(value)
+        else:
+            value = float(value)
+        if math.isnan(value) or (self.range is not None and value not in self.range):
+            raise bad(self.name, value, self.expected)
+        return value
+
+
+def read_schema(function: Callable[..., Any]) -> tuple[tuple[Parameter, ...], frozenset[str]]:
+    """Read a function's keyword-only arguments: the user's parameters, and what the engine must supply."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    helps = _argument_docs(inspect.getdoc(function) or "")
+    parameters, needs = [], set()
+    for argument in inspect.signature(function).parameters.values():
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if argument.name in SUPPLIED:
+            needs.add(argument.name)
+            continue
+        parameters.append(_parameter(argument, hints[argument.name], helps.get(argument.name, "")))
+    return tuple(parameters), frozenset(needs)
+
+
+def _parameter(argument: inspect.Parameter, hint: Any, help_text: str) -> Parameter:
+    if argument.default is inspect.Parameter.empty:
+        raise ValueError(f"parameter {argument.name!r} needs a default")
+    extras: tuple[Any, ...] = ()
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, *rest = typing.get_args(hint)
+        extras = tuple(rest)
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    literals = [member for member in members if typing.get_origin(member) is Literal]
+    plain = [member for member in members if member in (bool, int, float)]
+    if not literals and not plain:
+        raise ValueError(f"parameter {argument.name!r}: no schema can be read from {hint!r}")
+    return Parameter(
+        name=argument.name,
+        type=str if literals else plain[0],
+        default=argument.default,
+        range=next((extra for extra in extras if isinstance(extra, Range)), None),
+        choices=typing.get_args(literals[0]) if literals else (),
+        per_expert=any(isinstance(extra, _PerExpert) for extra in extras),
+        optional=type(None) in members,
+        help=help_text,
+    )
+
+
+def _argument_docs(doc: str) -> dict[str, str]:
+    """The entries of a Google-style `Args:` section, each on one line."""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", doc, re.MULTILINE)
+    if not section:
+        return {}
+    entries = re.findall(r"^    (\w+)(?: \(.*?\))?: (.*(?:\n {5,}.*)*)", section.group(1), re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).strip() for name, text in entries}

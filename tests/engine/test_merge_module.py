@@ -1,0 +1,378 @@
+"""`model.merge_3h`: whole weights, in place, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from hf_merge3h import MergeWarning, RequestError, get_method, merge
+from tests.engine.models import (
+    METHODS,
+    ROLES,
+    expert_count,
+    llama,
+    peft_model,
+    quiet,
+    same,
+    state,
+    three_adapters,
+    whole_experts,
+)
+from tests.models import tiny
+
+LORA = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
+
+
+# Masks depend on the tensors' names; r_tsvm counts over the whole model. Both have tests of their own below.
+LOCAL = [name for name in METHODS if not get_method(name).random and get_method(name).name != "r_tsvm"]
+
+
+@pytest.mark.parametrize("method", LOCAL)
+def test_each_tensor_is_what_the_method_makes_of_it(method: str) -> None:
+    base = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 10, bias=False))
+    experts = whole_experts(base, expert_count(method))
+    record = get_method(method)
+    merged = copy.deepcopy(base)
+    with quiet():
+        merge(merged, experts, method=method, progress=False)
+    for name, old in base.state_dict().items():
+        weights = torch.stack([expert.state_dict()[name] for expert in experts])
+        if record.space == "weight":
+            expected = record(weights)
+        else:
+            extra = {"base": old} if "base" in record.needs else {}
+            change = record(weights - old, **extra)
+            expected = old + (change if isinstance(change, torch.Tensor) else change.dense())
+        assert torch.allclose(merged.state_dict()[name], expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "r_tsvm"])
+def test_an_adapter_counts_as_the_model_it_makes(method: str) -> None:
+    """Adapters, live PeftModels and merged models are three ways to say the same thing."""
+    base = llama()
+    sources = [peft_model(base, {"one": LORA}, seed=seed) for seed in range(expert_count(method))]
+    wholes = [copy.deepcopy(source).merge_and_unload() for source in sources]
+    one, other = copy.deepcopy(base), copy.deepcopy(base)
+    with quiet():
+        one.merge_3h(sources, method=method, progress=False)
+        other.merge_3h(wholes, method=method, progress=False)
+    change = max((one.state_dict()[name] - value).abs().max() for name, value in base.state_dict().items())
+    for name, value in one.state_dict().items():
+        far = (value - other.state_dict()[name]).abs()
+        # A threshold may fall between two equal magnitudes that rounding tells apart: hardly any entry may differ.
+        assert (far > 1e-4 * change).float().mean() < 0.02, name
+
+
+def test_r_tsvm_is_the_same_for_adapters_and_models_at_one_granularity() -> None:
+    base = llama()
+    sources = [peft_model(base, {"one": LORA}, seed=seed) for seed in range(3)]
+    wholes = [copy.deepcopy(source).merge_and_unload() for source in sources]
+    one, other = copy.deepcopy(base), copy.deepcopy(base)
+    with quiet():
+        one.merge_3h(sources, method="r_tsvm", granularity="channel", progress=False)
+        other.merge_3h(wholes, method="r_tsvm", granularity="channel", progress=False)
+    for name, value in one.state_dict().items():
+        change = (value - base.state_dict()[name]).norm()
+        assert (value - other.state_dict()[name]).norm() <= 1e-4 * change + 1e-6, name
+
+
+def test_a_mix_of_full_model_folder_and_adapter(tmp_path) -> None:
+    base = llama()
+    full = whole_experts(base, 1)[0]
+    full.save_pretrained(tmp_path / "full")
+    adapter = peft_model(base, {"one": LORA}, seed=1)
+    adapter.save_pretrained(tmp_path / "adapter")
+    merged, expected = copy.deepcopy(base), copy.deepcopy(base)
+    live = peft_model(base, {"one": LORA}, seed=2)
+    parts = [full, copy.deepcopy(adapter).merge_and_unload(), copy.deepcopy(live).merge_and_unload()]
+    with quiet():
+        merged.merge_3h(
+            {"helpful": tmp_path / "full", "honest": str(tmp_path / "adapter" / "one"), "harmless": live},
+            method="task_arithmetic", weights={"helpful": 0.5, "honesty": 0.3, "harmless": 0.2}, progress=False,
+        )  # fmt: skip
+    for name, value in expected.state_dict().items():
+        for weight, part in zip((0.5, 0.3, 0.2), parts, strict=True):
+            value = value + weight * (part.state_dict()[name] - base.state_dict()[name])
+        assert torch.allclose(merged.state_dict()[name], value, atol=1e-6), name
+    assert merged.merge_report.roles == tuple(sorted(ROLES))
+
+
+def test_the_order_of_a_dict_changes_no_bit() -> None:
+    base = llama()
+    experts = dict(zip(ROLES, whole_experts(base), strict=True))
+    for method in ("ties", "dare_ties", "della_linear", "task_arithmetic", "model_stock", "r_tsvm"):
+        one, other = copy.deepcopy(base), copy.deepcopy(base)
+        with quiet():
+            one.merge_3h(experts, method=method, progress=False)
+            other.merge_3h(dict(reversed(experts.items())), method=method, progress=False)
+        assert same(state(one), state(other)), method
+
+
+def test_random_masks_follow_seed_role_and_name() -> None:
+    base = llama()
+    experts = dict(zip(ROLES, whole_experts(base), strict=True))
+    results = []
+    for seed in (0, 0, 1):
+        merged = copy.deepcopy(base)
+        with quiet():
+            merged.merge_3h(experts, method="dare_linear", seed=seed, progress=False)
+        results.append(state(merged))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+def test_the_model_stays_itself() -> None:
+    base = llama(tied=True)
+    base.model.embed_tokens.weight.requires_grad_(False)
+    parameters = dict(base.named_parameters())
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    experts = whole_experts(base)
+    before = [state(expert) for expert in experts]
+    assert base.merge_3h(experts, method="linear", progress=False) is base
+    assert all(parameters[name] is parameter for name, parameter in base.named_parameters())
+    assert {name: parameter.requires_grad for name, parameter in base.named_parameters()} == flags
+    assert base.lm_head.weight is base.model.embed_tokens.weight
+    assert all(same(old, state(expert)) for old, expert in zip(before, experts, strict=True))
+
+
+def test_the_report_is_plain_data_and_readable(tmp_path) -> None:
+    base = llama()
+    experts = dict(zip(ROLES, whole_experts(base), strict=True))
+    with pytest.warns(MergeWarning, match=r"times as large as the largest expert's.*scale"):
+        base.merge_3h(experts, method="task_arithmetic", progress=False)
+    report = base.merge_report
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert plain["method"] == "task_arithmetic"
+    assert plain["weights"] == [1.0, 1.0, 1.0]
+    assert {block["name"] for block in plain["blocks"]} >= {"model.layers.0", "model.layers.1", "model.embed_tokens"}
+    assert not any(isinstance(value, (torch.Tensor, nn.Module)) for value in vars(report).values())
+    text = repr(report)
+    for word in (*ROLES, "model.layers.1", "|merged|", "conflict", "survived", "warning: the merged delta"):
+        assert word in text
+    assert repr(copy.deepcopy(base).merge_report) == text
+    assert repr(pickle.loads(pickle.dumps(base)).merge_report) == text
+    for dark in (False, True):
+        path = tmp_path / f"{dark}.png"
+        report.plot(path, dark=dark)
+        assert path.stat().st_size > 10_000
+
+
+def test_the_figures_of_the_report_are_those_of_the_tensors() -> None:
+    base = llama()
+    experts = whole_experts(base, 2)
+    merged = copy.deepcopy(base)
+    with quiet():
+        merged.merge_3h(experts, method="ties", progress=False)
+
+    def flat(model: nn.Module, key: str) -> torch.Tensor:
+        changes = [p.double() - base.get_parameter(n).double() for n, p in model.named_parameters() if key in n]
+        return torch.cat([change.flatten() for change in changes])
+
+    for block in merged.merge_report.blocks:
+        one, two, result = (flat(model, block.name + ".") for model in (*experts, merged))
+        assert block.norms == pytest.approx((one.norm().item(), two.norm().item()), rel=1e-4)
+        assert block.merged_norm == pytest.approx(result.norm().item(), rel=1e-3)
+        assert block.cosines[0][1] == pytest.approx((one @ two / one.norm() / two.norm()).item(), abs=1e-4)
+        conflict = ((one > 0) & (two < 0) | (one < 0) & (two > 0)).double().mean().item()
+        assert block.sign_conflict == pytest.approx(conflict, abs=1e-6)
+
+
+def test_what_the_dtype_swallows_is_reported() -> None:
+    base = llama().to(torch.bfloat16)
+    experts = whole_experts(base.float(), 1, spread=1e-4)
+    base = base.to(torch.bfloat16)
+    with pytest.warns(MergeWarning, match="bfloat16 swallows"):
+        base.merge_3h(experts, method="task_arithmetic", progress=False)
+    assert 0.2 < base.merge_report.total.survived < 0.9
+    assert base.dtype == torch.bfloat16
+
+
+def test_dtype_converts_the_whole_model() -> None:
+    base = llama()
+    base.merge_3h(whole_experts(base), method="linear", dtype="bfloat16", progress=False)
+    assert {parameter.dtype for parameter in base.parameters()} == {torch.bfloat16}
+    assert base.merge_report.output["dtype"] == "bfloat16"
+
+
+def test_another_base_than_the_live_model() -> None:
+    """Task vectors are counted from `base`, and added to it, whatever the live model held."""
+    origin = llama()
+    experts = whole_experts(origin)
+    live = whole_experts(origin, 1, spread=1.0)[0]
+    expected = copy.deepcopy(origin)
+    with quiet():
+        expected.merge_3h(experts, method="ties", progress=False)
+        live.merge_3h(experts, method="ties", base=origin, progress=False)
+    assert same(state(expected), state(live))
+
+
+def test_merge_loads_a_folder_or_the_base_that_adapters_record(tmp_path) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    model = three_adapters(base)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = str(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapters")
+    folders = [tmp_path / "adapters" / role for role in ROLES]
+    with quiet():
+        given = merge(str(tmp_path / "base"), folders, method="task_arithmetic", progress=False)
+        recorded = merge(None, folders, method="task_arithmetic", progress=False)
+    assert same(state(given), state(recorded))
+    assert not same(state(given), state(base))
+    config = (folders[1] / "adapter_config.json").read_text()
+    (folders[1] / "adapter_config.json").write_text(config.replace(str(tmp_path / "base"), "someone/else"))
+    with pytest.raises(RequestError, match="record different bases"):
+        merge(None, folders, progress=False)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("boom"), KeyboardInterrupt()])
+@pytest.mark.parametrize("place", ["merging", "writing"])
+def test_a_failure_leaves_everything_as_it_was(monkeypatch, failure: BaseException, place: str) -> None:
+    base = llama()
+    before, ids = state(base), {name: id(p) for name, p in base.named_parameters()}
+    calls = 0
+
+    def fail(*args, original=None, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise failure
+        return original(*args, **kwargs)
+
+    if place == "merging":
+        from hf_merge3h.engine import run as module
+
+        name = "merge_stack"
+    else:
+        from hf_merge3h.models.weights import module  # type: ignore[no-redef]
+
+        name = "_fresh"
+    original = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: fail(*args, original=original, **kwargs))
+    with pytest.raises(type(failure)):
+        base.merge_3h(whole_experts(base), method="linear", progress=False)
+    assert calls == 5
+    assert same(before, state(base))
+    assert ids == {name: id(p) for name, p in base.named_parameters()}
+    assert not hasattr(base, "merge_report")
+
+
+def test_non_finite_numbers_are_found_and_named() -> None:
+    base = llama()
+    experts = dict(zip(ROLES, whole_experts(base), strict=True))
+    with torch.no_grad():
+        experts["honesty"].model.layers[1].mlp.up_proj.weight[3, 2] = float("inf")
+    before = state(base)
+    with pytest.raises(
+        RequestError, match=r"honesty.*model\.layers\.1\.mlp\.up_proj\.weight.*1 entries.*inf at \[3, 2\]"
+    ):
+        base.merge_3h(experts, method="ties", progress=False)
+    assert same(before, state(base))
+
+
+BAD = [
+    ({"method": "tise"}, "method='tise': unknown; did you mean 'ties'"),
+    ({"method": "ties", "density": 1.5}, r"density=1\.5: expected a number in"),
+    ({"method": "ties", "densty": 0.5}, "densty=0.5.*no such parameter.*did you mean 'density'"),
+    ({"method": "ties", "density": [0.1, 0.2]}, "density=.*one number for each of the 3 experts"),
+    ({"weights": [1, 2]}, r"weights=\[1, 2\]: expected 3 numbers"),
+    ({"weights": [0, 0, 0]}, "weights=.*not zero"),
+    ({"weights": [1, float("nan"), 1]}, "weights=.*finite"),
+    ({"weights": {"helpful": 1, "honest": 1}}, "weights lacks 'harmlessness'"),
+    ({"weights": {"helpful": 1, "honest": 1, "harmless": 1, "humble": 2}}, "weights has 'humble', which is no expert"),
+    ({"method": "slerp"}, "3 given, but method 'slerp' merges exactly 2"),
+    ({"method": "model_stock", "weights": [1, 2, 3]}, "weights=.*equal weights"),
+    ({"device": "tpu"}, "device='tpu'"),
+    ({"dtype": "int8"}, "dtype='int8'"),
+    ({"seed": 0.5}, "seed=0.5"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[message[:24] for _, message in BAD])
+def test_bad_requests_change_nothing(options: dict, message: str) -> None:
+    base = llama()
+    before = state(base)
+    experts = dict(zip(ROLES, whole_experts(base), strict=True))
+    with pytest.raises(RequestError, match=message):
+        base.merge_3h(experts, progress=False, **options)
+    assert same(before, state(base))
+
+
+def test_bad_experts(tmp_path) -> None:
+    base = llama()
+    one, two = whole_experts(base, 2)
+    base.save_pretrained(tmp_path / "base")
+    loaded = type(base).from_pretrained(tmp_path / "base")
+    cases = [
+        (base, {}, "experts=.*at least one"),
+        (base, "me/model", "experts='me/model': expected a dict"),
+        (base, [one], "1 given, but method 'model_stock' merges at least 2"),
+        (base, {"base": one, "honest": two}, "experts='base': expected a role other than base and merged"),
+        (base, {"helpful": one, "helpfulness": two}, "role 'helpfulness' is given twice"),
+        (base, [one, one], "one live model is given twice"),
+        (base, [one, base], r"experts\['expert_2'\].*this is the base"),
+        (loaded, [one, str(tmp_path / "base")], "this is the base"),
+        (base, [one, 3], r"experts\['expert_2'\]=3: expected a Hub id"),
+        (base, [one, str(tmp_path / "nothing")], "nothing"),
+        (base, [one, nn.Linear(2, 2)], "of the base missing"),
+    ]
+    before = state(base)
+    for model, experts, message in cases:
+        with pytest.raises(RequestError, match=message):
+            model.merge_3h(experts, method="model_stock", progress=False)
+    assert same(before, state(base))
+
+
+def test_models_that_do_not_fit_are_listed_wholly() -> None:
+    base = llama()
+    with pytest.raises(RequestError, match=r"(?s)vocabulary of 60 tokens, 10 more than the base's 50"):
+        base.merge_3h([tiny.llama(vocabulary=60), *whole_experts(base, 1)], method="linear", progress=False)
+    with pytest.raises(RequestError) as caught:
+        base.merge_3h([tiny.llama(intermediate_size=32)], method="linear", progress=False)
+    assert len(re.findall(r"\n  - ", str(caught.value))) == 6  # three matrices in each of two layers
+
+
+def test_an_adapter_beside_a_tie_is_refused_with_the_remedy() -> None:
+    base = llama(tied=True)
+    adapter = peft_model(base, {"one": {"target_modules": ["lm_head"]}})
+    with pytest.raises(RequestError, match="tie_word_embeddings=False"):
+        base.merge_3h([adapter], method="task_arithmetic", progress=False)
+
+
+def test_statistics_of_the_whole_model_are_the_same_in_any_order() -> None:
+    """TIES over the whole model: one threshold an expert, whatever tensor comes first."""
+    base = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 7))
+    experts = whole_experts(base)
+    merged = copy.deepcopy(base)
+    with quiet():
+        merge(merged, experts, method="ties", trim_scope="model", density=0.3, progress=False)
+    flat = [torch.cat([(e.state_dict()[n] - v).flatten() for n, v in base.state_dict().items()]) for e in experts]
+    expected = get_method("ties")(torch.stack(flat), density=0.3)
+    result = torch.cat([(merged.state_dict()[n] - v).flatten() for n, v in base.state_dict().items()])
+    assert torch.allclose(result, expected, atol=1e-6)
+
+
+def test_singular_values_that_storage_makes_are_reported_and_dropped_on_request() -> None:
+    """A change of rank one, stored in bfloat16, comes back with a full spectrum of rounding noise."""
+    torch.manual_seed(0)
+    base = nn.Linear(64, 64, bias=False)
+    experts = []
+    for _ in range(2):
+        expert = copy.deepcopy(base)
+        with torch.no_grad():
+            expert.weight += torch.outer(torch.randn(64), torch.randn(64)) * 0.01
+        experts.append(expert.to(torch.bfloat16))
+    base = base.to(torch.bfloat16)
+    noisy, clean = copy.deepcopy(base), copy.deepcopy(base)
+    with pytest.warns(MergeWarning, match=r"of the 64 singular values that were kept are no larger.*denoise=True"):
+        merge(noisy, experts, method="tsv_merge", progress=False)
+    assert noisy.merge_report.tensors[0].noisy_rank > 40
+    merge(clean, experts, method="tsv_merge", denoise=True, progress=False)
+    assert clean.merge_report.tensors[0].noisy_rank == 0
+    assert clean.merge_report.tensors[0].kept_rank < 12

@@ -1,0 +1,125 @@
+"""A Hub on 127.0.0.1, as far as huggingface_hub asks it when it downloads: revisions, trees, files, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+TOKEN = "hf_" + "right" * 7
+
+
+@dataclass
+class Repo:
+    """One repository: its files, and who may read them.
+
+    `access`: open; gated (metadata for all, files with TOKEN); private (all with TOKEN); forbidden; broken.
+    """
+
+    files: dict[str, bytes]
+    access: str = "open"
+    revisions: tuple[str, ...] = ("main",)
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+
+
+@dataclass
+class FakeHub:
+    """Running server: where it is, what it holds, what was asked of it."""
+
+    endpoint: str
+    repos: dict[str, Repo] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    def fetched(self) -> list[str]:
+        """Names of the files whose contents were sent."""
+        return [line.rpartition("/")[2] for line in self.asked if line.startswith("GET") and "/resolve/" in line]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: FakeHub
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append(f"{self.command} {path}")
+        parts = path.strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        parts = parts[2:] if api else parts
+        name, parts = "/".join(parts[:2]), parts[2:]
+        repo = self.hub.repos.get(name)
+        token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if repo is None or (repo.access == "private" and not token):
+            # The real Hub tells those who are not logged in no more than this, either.
+            self._send(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
+        elif repo.access == "broken":
+            self._send(500)
+        elif repo.access == "forbidden":
+            self._send(403, {"X-Error-Message": "this token may not read it"})
+        elif repo.access == "gated" and not token and not api:
+            self._send(403, {"X-Error-Code": "GatedRepo"})
+        elif parts[1:] and parts[1] not in (*repo.revisions, repo.sha):
+            self._send(404, {"X-Error-Code": "RevisionNotFound"})
+        elif api and parts[0] == "revision":
+            siblings = [{"rfilename": file} for file in repo.files]
+            self._send(200, content=_json({"id": name, "sha": repo.sha, "siblings": siblings}), body=body)
+        elif api and parts[0] == "tree":
+            tree = [
+                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for file, content in repo.files.items()
+            ]
+            self._send(200, content=_json(tree), body=body)
+        elif "/".join(parts[2:]) not in repo.files:
+            self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.sha})
+        else:
+            content = repo.files["/".join(parts[2:])]
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self._send(200, {"X-Repo-Commit": repo.sha, "ETag": etag}, content, body)
+
+    def _send(
+        self, status: int, headers: dict[str, str] | None = None, content: bytes = b"", body: bool = True
+    ) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@contextmanager
+def serve(repos: dict[str, Repo] | None = None) -> Iterator[FakeHub]:
+    """A running Hub, for as long as the block lasts."""
+    handler = type("Handler", (_Handler,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    handler.hub = FakeHub(f"http://127.0.0.1:{server.server_address[1]}", dict(repos or {}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield handler.hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,85 @@
+"""The command line, in this process; once in another, as a user has it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import hf_merge3h
+from hf_merge3h import cli, registry
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    shown = capsys.readouterr()
+    return ended.value.code or 0, shown.out, shown.err
+
+
+def test_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, f"hf-merge3h {hf_merge3h.__version__}\n")
+
+
+def test_help_lists_the_commands(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "methods" in out
+
+
+def test_methods_lists_each_on_one_line(capsys):
+    code, out, _ = run(capsys, "methods")
+    head, *lines = out.splitlines()
+    assert code == 0
+    assert head.split() == ["name", "aliases", "title", "family", "space", "paper"]
+    assert [line.split()[0] for line in lines] == [method.name for method in registry.list_methods()]
+
+
+def test_methods_as_json(capsys):
+    code, out, _ = run(capsys, "methods", "--json")
+    assert code == 0
+    assert {entry["name"] for entry in json.loads(out)} == {method.name for method in registry.list_methods()}
+
+
+@pytest.mark.parametrize("name", [method.name for method in registry.list_methods()])
+def test_a_method_is_shown_whole(capsys, name):
+    record = registry.get_method(name)
+    code, out, _ = run(capsys, "methods", name)
+    assert code == 0
+    for alias in record.aliases:
+        assert alias in out.splitlines()[0]
+    for parameter in record.parameters:
+        assert f"{parameter.name} = {parameter.default}: {parameter.expected}" in out
+    for fact in (record.title, record.summary, record.space, record.paper, record.reconstruction, *record.laws):
+        assert fact in out
+    for law, reason in record.exempt.items():
+        assert law in out
+        assert reason in out
+
+    code, out, _ = run(capsys, "methods", name, "--json")
+    entry = json.loads(out)
+    assert code == 0
+    assert [each["name"] for each in entry["parameters"]] == [each.name for each in record.parameters]
+
+
+def test_an_alias_is_a_name(capsys):
+    assert run(capsys, "methods", "resm") == run(capsys, "methods", "r_tsvm")
+
+
+def test_an_unknown_method_is_one_line_with_the_nearest_names(capsys):
+    code, out, err = run(capsys, "methods", "r_tsv")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("error: method='r_tsv'")
+    assert "'r_tsvm'" in err
+
+
+def test_in_another_process():
+    command = [sys.executable, "-m", "hf_merge3h.cli", "methods", "no such method"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr
