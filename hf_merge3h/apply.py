@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor
 
 from .errors import bad
 from .linalg.low_rank import LowRank
+from .linalg.parallel import concurrently
 from .linalg.random import mask_keys
+from .linalg.svd import LARGE
 
 if TYPE_CHECKING:
     from .registry import Method
@@ -68,6 +72,8 @@ def merge_stack(
     keywords = {name: value for name, value in parameters.items() if name not in method.engine_parameters}
     keywords.update({name: supplied[name] for name in method.needs})
     if isinstance(vectors, Tensor):
+        if method.matrix_only and vectors.shape[1] > 1 and min(vectors.shape[-2:]) >= LARGE:
+            return _one_by_one(method, vectors, weights, keywords)
         return method.function(vectors, weights, **keywords)
     if not uses_low_rank(method, parameters, spectral):
         return method.function(torch.stack([vector.dense() for vector in vectors]), weights, **keywords)
@@ -75,23 +81,57 @@ def merge_stack(
     return method.low_rank(vectors, weights, **keywords)
 
 
+def _one_by_one(
+    method: Method, vectors: Float[Tensor, "task batch m n"], weights: Float[Tensor, "task"], keywords: dict[str, Any]
+) -> Float[Tensor, "batch m n"] | LowRank:
+    """A spectral method over large dense matrices, each for itself.
+
+    Which precision their decompositions take depends on the matrix, and would else depend on the whole batch.
+    """
+    batch = vectors.shape[1]
+    slices: dict[str, Callable[[int], Any]] = {
+        "base": lambda i: keywords["base"][i : i + 1],
+        "keys": lambda i: keywords["keys"][:, i : i + 1],
+        "names": lambda i: keywords["names"][i : i + 1],
+        "noise": lambda i: keywords["noise"][i : i + 1],
+    }
+    parts = {name: part for name, part in slices.items() if keywords.get(name) is not None}
+
+    def job(i: int) -> Tensor | LowRank:
+        own = {name: part(i) for name, part in parts.items()}
+        return method.function(vectors[:, i : i + 1], weights, **{**keywords, **own})
+
+    jobs = [partial(job, i) for i in range(batch)]
+    done = concurrently(jobs) if vectors.device.type == "cpu" else [job() for job in jobs]
+    factors = [each[0] for each in done if isinstance(each, LowRank)]
+    return LowRank.stack(factors) if factors else torch.cat([each for each in done if isinstance(each, Tensor)])
+
+
 def call_directly(method: Method, vectors: Any, weights: Any, options: Mapping[str, Any]) -> Any:
     """Merge one tensor of each expert; see `Method.__call__`."""
-    shape, device = _common_shape(vectors)
+    shape, device, dtype = _common_shape(vectors)
     n_experts = len(vectors)
     method.check_experts(n_experts)
     options = dict(options)
-    seed, base = options.pop("seed", 0), options.pop("base", None)
+    seed, base = _whole_number("seed", options.pop("seed", 0)), options.pop("base", None)
     parameters = method.bind(options, n_experts)
     values = method.bind_weights(weights, n_experts)
     method.check_request(parameters, values)
     if "base" in method.needs and base is None:
         raise bad("base", base, f"the base's tensor, which {method.name!r} looks at")
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    if base is not None:
+        base = _checked_base(base, shape).to(device=device, dtype=compute)
     stacked: Vectors
     if isinstance(vectors, Tensor):
-        stacked = vectors.unsqueeze(1)
+        stacked = vectors.to(compute).unsqueeze(1)
     else:
-        stacked = tuple(LowRank(vector.left.unsqueeze(0), vector.right.unsqueeze(0)) for vector in vectors)
+        stacked = tuple(
+            LowRank(each.left.unsqueeze(0), each.right.unsqueeze(0)).to(device, compute) for each in vectors
+        )
+    for number, vector in enumerate(stacked, 1):
+        for part in (vector,) if isinstance(vector, Tensor) else (vector.left, vector.right):
+            _refuse_non_finite(part, f"vectors of expert {number}")
     spectral = not method.fallback(shape, n_experts)
     supplied = {
         "base": None if base is None else base.unsqueeze(0),
@@ -100,8 +140,32 @@ def call_directly(method: Method, vectors: Any, weights: Any, options: Mapping[s
         "noise": torch.zeros(1, device=device),
         "statistics": gather(method, parameters, n_experts, [(("tensor",), stacked, spectral)]),
     }
-    factors = torch.tensor(values, dtype=torch.float32, device=device)
-    return merge_stack(method, stacked, factors, parameters, supplied, spectral=spectral)[0]
+    factors = torch.tensor(values, dtype=compute, device=device)
+    return merge_stack(method, stacked, factors, parameters, supplied, spectral=spectral)[0].to(dtype=dtype)
+
+
+def _whole_number(argument: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise bad(argument, value, "an integer") from None
+
+
+def _checked_base(base: Any, shape: Sequence[int]) -> Tensor:
+    if not isinstance(base, Tensor) or not base.is_floating_point():
+        raise bad("base", base, f"a floating-point tensor of the experts' shape {tuple(shape)}")
+    if base.shape != torch.Size(shape):
+        raise bad("base", tuple(base.shape), f"a tensor of the experts' shape {tuple(shape)}")
+    _refuse_non_finite(base, "base")
+    return base
+
+
+def _refuse_non_finite(values: Tensor, argument: str) -> None:
+    broken = values[~torch.isfinite(values)]
+    if broken.numel():
+        raise bad(argument, broken[0].item(), "finite entries", f"{broken.numel()} are not")
 
 
 def gather(
@@ -120,13 +184,16 @@ def gather(
     return accumulator.result()
 
 
-def _common_shape(vectors: Any) -> tuple[Sequence[int], torch.device]:
+def _common_shape(vectors: Any) -> tuple[Sequence[int], torch.device, torch.dtype]:
     if isinstance(vectors, Tensor):
         if vectors.ndim < 1 or not len(vectors) or not vectors.is_floating_point():
             raise bad("vectors", tuple(vectors.shape), "a floating-point tensor [task, *shape]")
-        return vectors.shape[1:], vectors.device
+        return vectors.shape[1:], vectors.device, vectors.dtype
     if not isinstance(vectors, Sequence) or not vectors or not all(isinstance(each, LowRank) for each in vectors):
         raise bad("vectors", type(vectors).__name__, "a tensor [task, *shape] or a sequence of LowRank")
     if len({vector.shape for vector in vectors}) > 1:
         raise bad("vectors", [tuple(vector.shape) for vector in vectors], "task vectors of one shape")
-    return vectors[0].shape, vectors[0].device
+    dtypes = [part.dtype for vector in vectors for part in (vector.left, vector.right)]
+    if not all(dtype.is_floating_point for dtype in dtypes) or vectors[0].ndim != 2:
+        raise bad("vectors", tuple(vectors[0].shape), "floating-point factors of one matrix for each expert")
+    return vectors[0].shape, vectors[0].device, reduce(torch.promote_types, dtypes)

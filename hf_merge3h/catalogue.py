@@ -40,6 +40,7 @@ def facts(method: Method) -> dict[str, Any]:
         "name": method.name,
         "aliases": list(method.aliases),
         "title": method.title,
+        "shown_title": method.shown_title,
         "family": method.family,
         "space": method.space,
         "summary": method.summary,
@@ -64,7 +65,7 @@ def markdown_table(methods: Iterable[Method]) -> str:
     rows = [
         (
             " or ".join(f"`{name}`" for name in (method.name, *method.aliases)),
-            method.title + (" (reconstruction)" if method.reconstruction else ""),
+            method.shown_title,
             method.family,
             _works_on(method),
             _low_rank(method),
@@ -95,7 +96,7 @@ def markdown_page(methods: Iterable[Method]) -> str:
 
 def _markdown_method(method: Method) -> Iterator[str]:
     aliases = f" (alias {', '.join(f'`{alias}`' for alias in method.aliases)})" if method.aliases else ""
-    yield from (f"## `{method.name}`{aliases}", "", f"**{method.title}**, {_link(method)}. {method.summary}")
+    yield from (f"## `{method.name}`{aliases}", "", f"**{method.shown_title}**, {_link(method)}. {method.summary}")
     if method.reconstruction:
         yield from ("", f"**{method.reconstruction}**")
     body = formula(method)
@@ -117,7 +118,7 @@ def _markdown_method(method: Method) -> Iterator[str]:
 def text_table(methods: Iterable[Method]) -> str:
     """One line a method, for a terminal."""
     rows = [
-        (method.name, ", ".join(method.aliases), method.title, method.family, method.space, method.paper)
+        (method.name, ", ".join(method.aliases), method.shown_title, method.family, method.space, method.paper)
         for method in methods
     ]
     return "\n".join(_columns(("name", "aliases", "title", "family", "space", "paper"), rows))
@@ -126,7 +127,7 @@ def text_table(methods: Iterable[Method]) -> str:
 def text_page(method: Method) -> str:
     """All about one method, for a terminal."""
     names = " = ".join((method.name, *method.aliases))
-    lines = [f"{names}: {method.title}", "", method.summary]
+    lines = [f"{names}: {method.shown_title}", "", method.summary]
     if method.reconstruction:
         lines += ["", method.reconstruction]
     if formula(method):

@@ -29,12 +29,12 @@ class MergeWarning(UserWarning):
 
 
 def show(value: object) -> str:
-    """`repr` of a value, cut to a length that fits an error line.
+    """`repr` of a value, on one line and cut to a length that fits it.
 
     >>> show("a" * 200)[-24:]
     'aaaa... (202 characters)'
     """
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
 
 
@@ -54,9 +54,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     "did you mean 'ties'?"
     """
     known = list(known)
-    close = difflib.get_close_matches(str(word)[:100], known, n=3, cutoff=0.55)
+    plain = {name.lower().replace("-", "_"): name for name in known}
+    close = difflib.get_close_matches(str(word)[:100].lower().replace("-", "_"), plain, n=3, cutoff=0.55)
     if close:
-        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+        return "did you mean " + " or ".join(repr(plain[name]) for name in close) + "?"
     return "choose from " + ", ".join(known)
 
 

@@ -144,7 +144,7 @@ def install() -> None:
 
 def _attach(module: ModuleType) -> None:
     class_name, function = _TARGETS[module.__name__]
-    function.__name__ = "merge_3h"
+    function.__name__, function.__qualname__ = "merge_3h", f"{class_name}.merge_3h"
     if hasattr(module, class_name):  # absent while another thread is still executing the module
         setattr(getattr(module, class_name), "merge_3h", function)  # noqa: B010 - mypy knows no such attribute
 

@@ -17,12 +17,12 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import RequestError, bad, nearest
-from .schema import Parameter, PerExpert, Range, read_schema
+from .errors import RequestError, bad, nearest, show
+from .schema import Parameter, PerExpert, Range, plain, read_schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["LAWS", "Accumulator", "Method", "PerExpert", "Range", "get_method", "list_methods", "method", "unregister"]
 
 Space = Literal["delta", "weight"]
+
+_GREATEST, _LEAST = 3.4028234663852886e38, 2.0**-126  # of float32: merging is done in it
 
 #: Laws that the suite in `tests/methods/test_laws.py` runs over every method; a method that does not obey one
 #: says so, and why, in `exempt`.
@@ -115,6 +117,11 @@ class Method:
     needs: frozenset[str] = frozenset()
 
     @property
+    def shown_title(self) -> str:
+        """The title, and that it is a reconstruction where it is one: how every list names the method."""
+        return self.title + (" (reconstruction)" if self.reconstruction else "")
+
+    @property
     def summary(self) -> str:
         """The first line of the docstring."""
         return inspect.getdoc(self.function).splitlines()[0]  # type: ignore[union-attr]
@@ -152,7 +159,9 @@ class Method:
         for name in parameters:
             if name not in known:
                 hint = nearest(name, known) if known else "it takes none"
-                raise RequestError(f"{name}={parameters[name]!r}: method {self.name!r} has no such parameter; {hint}")
+                raise RequestError(
+                    f"{name}={show(parameters[name])}: method {self.name!r} has no such parameter; {hint}"
+                )
         return {
             name: parameter.check(parameters.get(name, parameter.default), n_experts)
             for name, parameter in known.items()
@@ -166,12 +175,18 @@ class Method:
         """
         if weights is None:
             return ((1.0 / n_experts) if self.unit_weights else 1.0,) * n_experts
+        if (
+            isinstance(weights, (str, Mapping, Set))
+            or not hasattr(weights, "__len__")
+            or not getattr(weights, "ndim", 1)
+        ):
+            raise bad("weights", weights, f"{n_experts} numbers, one for each expert", "or leave weights out")
         values = tuple(_number(weight) for weight in weights)
         if len(values) != n_experts:
             raise bad("weights", list(weights), f"{n_experts} numbers, one for each expert", "or leave weights out")
-        if not all(math.isfinite(value) for value in values):
-            raise bad("weights", list(values), "finite numbers")
-        if not any(values):
+        if not all(abs(value) <= _GREATEST for value in values):
+            raise bad("weights", list(values), "finite numbers, no greater than float32's greatest")
+        if not any(abs(value) >= _LEAST for value in values):
             raise bad("weights", list(values), "at least one weight that is not zero")
         if not self.weighted and len(set(values)) > 1:
             raise bad(
@@ -212,9 +227,15 @@ class Method:
 
 
 def _number(weight: Any) -> float:
+    weight = plain(weight)
     if isinstance(weight, bool) or not (isinstance(weight, (int, float)) or hasattr(weight, "__float__")):
         raise bad("weights", weight, "numbers")
-    return float(weight)
+    try:
+        return float(weight)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):  # an array of several
+        raise bad("weights", weight, "numbers, one for each expert") from None
 
 
 #: A parameter of every spectral method that the engine acts on, not the function.
@@ -280,7 +301,7 @@ def get_method(name: str) -> Method:
     importlib.import_module("hf_merge3h.methods")
     resolved = _ALIASES.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or resolved not in _METHODS:
-        raise RequestError(f"method={name!r}: unknown; {nearest(str(name), [*_METHODS, *_ALIASES])}")
+        raise RequestError(f"method={show(name)}: unknown; {nearest(str(name), [*_METHODS, *_ALIASES])}")
     return _METHODS[resolved]
 
 

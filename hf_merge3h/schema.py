@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,9 +40,13 @@ class Range:
         return above and below  # NaN is in no range: each comparison with it is false
 
     def __str__(self) -> str:
-        left = "(" if self.low_open or math.isinf(self.low) else "["
-        right = ")" if self.high_open or math.isinf(self.high) else "]"
+        left = "(" if self.low_open else "["
+        right = ")" if self.high_open else "]"
         return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+#: Any number but an infinite one.
+FINITE = Range(low_open=True, high_open=True)
 
 
 class _PerExpert:
@@ -76,7 +80,7 @@ class Parameter:
         elif self.type is bool:
             text = "True or False"
         else:
-            noun = "an integer" if self.type is int else "a number"
+            noun = "an integer" if self.type is int else "a finite number" if self.range == FINITE else "a number"
             bounded = self.range and not (math.isinf(self.range.low) and math.isinf(self.range.high))
             text = f"{noun} in {self.range}" if bounded else noun
         if self.per_expert:
@@ -87,7 +91,7 @@ class Parameter:
         """The value as the method receives it, or a RequestError that says what is wrong with it."""
         if value is None and self.optional:
             return None
-        if self.per_expert and not isinstance(value, (str, bool)) and hasattr(value, "__len__"):
+        if self.per_expert and _is_sequence(value):
             values = tuple(value)
             if n_experts is not None and len(values) != n_experts:
                 raise bad(self.name, values, f"one number for each of the {n_experts} experts", "or a single number")
@@ -96,11 +100,10 @@ class Parameter:
 
     def _check_one(self, value: Any) -> Any:
         if self.choices:
-            if value not in self.choices:
+            if not isinstance(value, str) or value not in self.choices:
                 raise bad(self.name, value, self.expected, nearest(str(value), self.choices))
             return value
-        if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1:
-            value = value.item()  # a numpy scalar or a tensor with one element
+        value = plain(value)
         if self.type is bool:
             if not isinstance(value, bool):
                 raise bad(self.name, value, self.expected)
@@ -112,10 +115,27 @@ class Parameter:
                 raise bad(self.name, value, self.expected)
             value = int(value)
         else:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:  # an integer of more than 308 digits
+                raise bad(self.name, value, self.expected) from None
         if math.isnan(value) or (self.range is not None and value not in self.range):
             raise bad(self.name, value, self.expected)
         return value
+
+
+def plain(value: Any) -> Any:
+    """A Python number for a number that numpy or torch holds (a scalar, or an array of one element)."""
+    size = getattr(value, "size", None)  # numpy's number of elements; torch's is a method
+    count = value.numel() if hasattr(value, "numel") else size
+    return value.item() if hasattr(value, "item") and count == 1 else value
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether a value holds several in an order: a list, a tuple, or an array with at least one dimension."""
+    if isinstance(value, (str, bytes, Mapping, Set)):
+        return False
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
 
 
 def read_schema(function: Callable[..., Any]) -> tuple[tuple[Parameter, ...], frozenset[str]]:

@@ -34,14 +34,25 @@ def test_a_record_is_complete(method):
 def test_what_is_reconstructed_is_called_so_everywhere():
     (method,) = [method for method in list_methods() if method.reconstruction]
     assert method.name == "r_tsvm"
+    assert method.shown_title == "R-TSVM (RESM) (reconstruction)"
     assert "2502.06876" in method.paper
     for text in (
         method.description,
         catalogue.markdown_table([method]),
         catalogue.markdown_page([method]),
         catalogue.text_page(method),
+        catalogue.text_table([method]),
+        catalogue.facts(method)["shown_title"],
     ):
         assert "reconstruction" in text.lower()
+        assert text.count(method.title) == text.count(method.shown_title)
+
+
+@pytest.mark.parametrize(
+    "method", [each for each in list_methods() if not each.reconstruction], ids=lambda each: each.name
+)
+def test_other_titles_are_shown_as_they_are(method):
+    assert method.shown_title == method.title
 
 
 def test_markers_that_are_missing_are_an_error():

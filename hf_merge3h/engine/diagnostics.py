@@ -10,6 +10,7 @@ from torch import Tensor
 from ..apply import Vectors
 from ..errors import RequestError
 from ..linalg.low_rank import LowRank
+from ..linalg.precision import double
 
 _CHUNK = 1 << 16  # float32 sums of this many products, then float64 over the chunks
 _SAMPLE = 1 << 17  # entries of a tensor on which signs are compared
@@ -38,8 +39,7 @@ def _factored_gram(factors: Sequence[LowRank]) -> Tensor:
     """<B_i A_i, B_j A_j> = <B_i^T B_j, A_i A_j^T>: all pairs from one product of each side's factors."""
     left = torch.cat([factor.left for factor in factors], -1)
     right = torch.cat([factor.right for factor in factors], -2)
-    device = _float64_device(left.device)
-    entries = (left.mT @ left).to(device).double() * (right @ right.mT).to(device).double()
+    entries = double(left.mT @ left) * double(right @ right.mT)
     owner = torch.repeat_interleave(
         torch.arange(len(factors)), torch.tensor([factor.rank for factor in factors]), output_size=left.shape[-1]
     )
@@ -53,13 +53,7 @@ def _per_batch(gram: Tensor) -> Tensor:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    product = rows @ rows.mT
-    return product.to(_float64_device(product.device)).double()
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    """The device itself, or the CPU where it has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
+    return double(rows @ rows.mT)
 
 
 def _dense(vector: Tensor | LowRank) -> Tensor:
@@ -88,7 +82,7 @@ def kept_rank(merged: Tensor | LowRank) -> list[int | None]:
     """Number of columns that a merged product of factors uses, for each batch element (None where it is dense)."""
     if not isinstance(merged, LowRank):
         return [None] * len(merged)
-    used = (merged.left != 0).any(-2) & (merged.right != 0).any(-1)
+    used = merged.left.any(-2) & merged.right.any(-1)
     return used.sum(-1).flatten(1).amax(1).tolist() if used.ndim > 2 else used.sum(-1).tolist()
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import MergeWarning, Problems, bad
+from ..errors import MergeWarning, Problems, RequestError, bad
 from ..models.adapters.read import AdapterDeltas, widest
 from ..models.adapters.tree import PeftTree
 from ..models.adapters.write import check_writable, write_adapter
+from ..models.experts import AdaptedBase, disk_names
 from ..models.open import (
     is_peft_model,
     live_base,
@@ -28,15 +29,14 @@ from ..models.open import (
 )
 from ..models.types import Expert, HubOptions, TensorSpec
 from ..models.weights.module import LiveModule
+from .ambient import in_plain_arithmetic
 from .measures import TensorReport
 from .plan import make_plan
 from .report import MergeReport
-from .request import Request, make_request, resolve_dtype
+from .request import Request, as_integer, make_request, resolve_dtype
 from .run import Run
 from .sinks import AdapterSink, WeightSink
 
-#: Kinds of change (`models.adapters.layers.Part`) that an adapter holds as whole tensors.
-_WHOLE = ("saved", "replaced")
 #: What vLLM's `max_lora_rank` may be set to.
 _SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -98,6 +98,7 @@ def merge(
     return merge_module(model, experts, base=None, **common)
 
 
+@in_plain_arithmetic
 def merge_module(
     model: nn.Module,
     experts: Any,
@@ -122,20 +123,24 @@ def merge_module(
         open_expert(role, source, live, origin, hub)
         for role, source in zip(request.roles, request.sources, strict=True)
     ]
+    _refuse_other_bases(opened)
     specs = live.specs()
     plan = make_plan(request, specs, opened, weights_at_hand=True)
     sink = WeightSink(specs, target)
-    tensors = Run(plan, request, opened, origin.weights.load, sink, weights_at_hand=True, progress=progress)()
+    run = Run(plan, request, opened, origin.weights.load, origin.label, sink, weights_at_hand=True, progress=progress)
+    tensors = run()
     if base is not None:  # what no expert changes is the base's, too
         for name in specs.keys() - sink.tensors.keys():
             sink.tensors[name] = origin.weights.load(name).clone()
     dtypes = {target or specs[name].dtype for name in (sink.tensors or specs)}
-    live.commit(sink.tensors, dtype=target)
     report = _report(request, opened, origin.label, tensors, start)
     report.output = {"kind": "weights", "dtype": _names(dtypes)}
-    return _leave(model, report)
+    _warn(report)
+    live.commit(sink.tensors, dtype=target)
+    return _leave(model, report, start)
 
 
+@in_plain_arithmetic
 def merge_adapters(
     model: Any,
     adapters: Any,
@@ -156,7 +161,7 @@ def merge_adapters(
     start = time.perf_counter()
     request = make_request(adapters, method=method, weights=weights, parameters=parameters, seed=seed, device=device)
     _check_delta_form(request)
-    _check_rank(rank)
+    rank = _checked_rank(rank)
     target = resolve_dtype(dtype)
     check_writable(model, adapter_name, overwrite=overwrite)
     skeleton = functools.cache(lambda: plain_skeleton(model))
@@ -166,13 +171,22 @@ def merge_adapters(
     ]
     specs = _common_specs(opened)
     plan = make_plan(request, specs, opened, weights_at_hand=False)
-    sink = AdapterSink(_whole(opened), rank, target or widest(adapter.dtype for adapter in opened))
+    sink = AdapterSink(
+        whole=frozenset().union(*(adapter.whole_names() for adapter in opened)),
+        stacks=frozenset().union(*(adapter.stack_names() for adapter in opened)),
+        rank_of=lambda name: [adapter.rank_of(name) for adapter in opened if name in adapter.parts],
+        rank=rank,
+        dtype=target or widest(adapter.dtype for adapter in opened),
+    )
     base = PeftTree.of(model.get_base_model())
-    tensors = Run(plan, request, opened, base.parameters.__getitem__, sink, weights_at_hand=False, progress=progress)()
-    write_adapter(model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite)
+    on_disk = disk_names(skeleton(), specs) if "keys" in request.method.needs else {}
+    run = Run(
+        plan, request, opened, base.parameters.__getitem__, "the base", sink, weights_at_hand=False,
+        progress=progress, name_on_disk=lambda name: on_disk.get(name, name),
+    )  # fmt: skip
+    tensors = run()
     report = _report(request, opened, _base_label(model), tensors, start)
-    ranks = [tensor.kept_rank for tensor in tensors if tensor.kept_rank is not None]
-    greatest = max(ranks, default=0)
+    greatest = max((tensor.kept_rank for tensor in tensors if tensor.kept_rank is not None), default=0)
     report.output = {
         "kind": f"adapter {adapter_name!r}",
         "dtype": _names({sink.dtype}),
@@ -180,7 +194,17 @@ def merge_adapters(
         "max_lora_rank": next((served for served in _SERVED_RANKS if served >= greatest), None),
     }
     disagreement = recorded_bases(opened)
-    return _leave(model, report, [disagreement] if disagreement else [])
+    _warn(report, [disagreement] if disagreement else [])
+    write_adapter(model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite)
+    return _leave(model, report, start)
+
+
+def _refuse_other_bases(experts: Sequence[Expert]) -> None:
+    """Adapters that were trained on different models are no experts of one base."""
+    adapters = [expert.adapter for expert in experts if isinstance(expert, AdaptedBase)]
+    disagreement = recorded_bases(adapters)
+    if disagreement:
+        raise RequestError(f"experts: {disagreement}; task vectors of different bases cannot be merged")
 
 
 def _check_delta_form(request: Request) -> None:
@@ -194,10 +218,14 @@ def _check_delta_form(request: Request) -> None:
         )  # fmt: skip
 
 
-def _check_rank(rank: Any) -> None:
-    if rank is None or rank == "exact" or (isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1):
-        return
-    raise bad("rank", rank, "None, 'exact' or an integer of at least 1")
+def _checked_rank(rank: Any) -> int | str | None:
+    if rank is None or (isinstance(rank, str) and rank == "exact"):
+        return rank
+    expected = "None, 'exact' or an integer of at least 1"
+    found = as_integer("rank", rank, expected)
+    if found < 1:
+        raise bad("rank", rank, expected)
+    return found
 
 
 def _common_specs(adapters: Sequence[AdapterDeltas]) -> dict[str, TensorSpec]:
@@ -213,11 +241,6 @@ def _common_specs(adapters: Sequence[AdapterDeltas]) -> dict[str, TensorSpec]:
     return found
 
 
-def _whole(adapters: Sequence[AdapterDeltas]) -> frozenset[str]:
-    """Parameters that an adapter holds as whole tensors, and that the merged one will hold so."""
-    return frozenset(part.name for adapter in adapters for part in adapter.parts.values() if part.kind in _WHOLE)
-
-
 def _base_label(model: Any) -> str:
     base = model.get_base_model()
     return getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__
@@ -229,7 +252,7 @@ def _report(
     method = request.method
     return MergeReport(
         method=method.name,
-        title=method.title,
+        title=method.shown_title,
         paper=method.paper,
         notice=method.reconstruction,
         roles=request.roles,
@@ -251,10 +274,14 @@ def _names(dtypes: Iterable[torch.dtype]) -> str:
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
-def _leave(model: Any, report: MergeReport, notes: Sequence[str] = ()) -> Any:
-    """Leave the report with the model, and say what a careful user should know."""
+def _warn(report: MergeReport, notes: Sequence[str] = ()) -> None:
+    """Say what a careful user should know, before anything is changed: warnings may be errors to them."""
     report.warnings = [*notes, *report.find_warnings()]
-    model.merge_report = report
     for warning in report.warnings:
-        warnings.warn(warning, MergeWarning, stacklevel=4)
+        warnings.warn(warning, MergeWarning, stacklevel=6)
+
+
+def _leave(model: Any, report: MergeReport, start: float) -> Any:
+    report.seconds = time.perf_counter() - start
+    model.merge_report = report
     return model

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..apply import uses_low_rank
 from ..models.types import Expert, TensorSpec
 from .request import Request
@@ -16,9 +18,14 @@ from .request import Request
 #: is merged); on a CPU stacking dense tensors saves nothing, so there they go one by one.
 _STACK_NUMBERS = {"cpu": 0, "cuda": 1 << 29, "mps": 1 << 27}
 _FACTOR_NUMBERS = 1 << 24
+#: Where factors are added to whole weights, numbers of the weights that one stack may bring into memory.
+_WEIGHT_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 26}
 _NO_STACK = re.compile(r"conv", re.IGNORECASE)
+#: The last part of a name (of the module that holds a `weight`, or of a bare parameter) says that it is a table of
+#: tokens or positions, or an output head.
 _EMBEDDING = re.compile(
-    r"(^|\.)(lm_head|output_projection|embed_out|wte|wpe|shared|tok_embeddings|[a-z_]*embed(ding)?s?[a-z_]*)(\.|$)"
+    r"^(output\.weight|(.*\.)?(lm_head|output_projection|proj_out|predictions\.decoder|wte|wpe|shared"
+    r"|relative_attention_bias|\w*embed(s|dings?)?(_(tokens|positions|in|out))?)(\.weight)?)$"
 )
 
 
@@ -33,6 +40,8 @@ class Group:
         spectral: whether a `matrix_only` method treats them itself; else it averages.
         ranks: for each expert the greatest rank of its factors, 0 where it changes none of them, None where dense.
         low_rank: the factors stay factors.
+        spacing: relative spacing of the coarsest dtype that a whole model stores these tensors in; 0 where all experts
+            give factors, which were never rounded into weights.
         weights, parameters: those of this group (a recipe may give each layer its own).
     """
 
@@ -42,6 +51,7 @@ class Group:
     spectral: bool
     ranks: tuple[int | None, ...]
     low_rank: bool
+    spacing: float
     weights: tuple[float, ...]
     parameters: Mapping[str, Any]
 
@@ -88,11 +98,15 @@ def make_plan(
         if not any(name in specs for specs in changed):
             continue
         ranks = tuple(specs[name].rank if name in specs else 0 for specs in changed)
-        kinds.setdefault(_kind(request, name, spec, ranks, vectors), []).append(name)
+        whole = [specs[name].dtype for specs in changed if name in specs and specs[name].rank is None]
+        spacing = max((torch.finfo(dtype).eps for dtype in (*whole, spec.dtype)), default=0.0) if whole else 0.0
+        kinds.setdefault((*_kind(request, name, spec, ranks, vectors), spacing), []).append(name)
     groups = []
-    for (shape, stacked, spectral, low_rank, ranks), names in kinds.items():
-        for part in _parts(names, shape, ranks, low_rank, request.device.type):
-            groups.append(Group(part, shape, stacked, spectral, ranks, low_rank, request.weights, request.parameters))
+    for (shape, stacked, spectral, low_rank, ranks, spacing), names in kinds.items():
+        for part in _parts(names, shape, ranks, low_rank, request.device.type, weights_at_hand):
+            groups.append(
+                Group(part, shape, stacked, spectral, ranks, low_rank, spacing, request.weights, request.parameters)
+            )
     return Plan(request.method.name, tuple(groups))
 
 
@@ -100,7 +114,7 @@ def _kind(
     request: Request, name: str, spec: TensorSpec, ranks: tuple[int | None, ...], vectors: bool
 ) -> tuple[Any, ...]:
     """What tensors must have in common to be merged in one call."""
-    method, shape = request.method, spec.shape
+    method, shape = request.method, spec.shape or (1,)  # a single number is a vector of one
     stacked = method.matrix_only and is_stack_of_matrices(name, shape)
     matrix = shape[1:] if stacked else shape
     spectral = (
@@ -114,7 +128,12 @@ def _kind(
 
 
 def _parts(
-    names: Sequence[str], shape: tuple[int, ...], ranks: tuple[int | None, ...], low_rank: bool, device: str
+    names: Sequence[str],
+    shape: tuple[int, ...],
+    ranks: tuple[int | None, ...],
+    low_rank: bool,
+    device: str,
+    weights_at_hand: bool,
 ) -> list[tuple[str, ...]]:
     """Cut a list of same-shaped tensors into stacks that fit into memory."""
     if low_rank:
@@ -123,6 +142,8 @@ def _parts(
     else:
         one, most = math.prod(shape) * len(ranks), _STACK_NUMBERS.get(device, 0)
     size = max(1, most // max(one, 1))
+    if weights_at_hand:
+        size = min(size, max(1, _WEIGHT_NUMBERS.get(device, 0) // max(math.prod(shape), 1)))
     return [tuple(names[start : start + size]) for start in range(0, len(names), size)]
 
 

@@ -75,7 +75,8 @@ def _lines(axes: Axes, title: str, label: str, series: dict[str, list[float]], i
         )
     axes.set_title(title, fontsize=10)
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=0)
+    greatest = max((value for values in series.values() for value in values), default=0.0)
+    axes.set_ylim(0, 1.05 if label.startswith("share") else 1.08 * greatest or 1.0)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=ink, fontsize=8)
 

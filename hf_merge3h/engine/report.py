@@ -137,7 +137,9 @@ class MergeReport:
         dtype, count = self.output.get("dtype"), len(self.tensors)
         facts = [f"{dtype}", f"{count} tensors", f"{self.seconds:.1f} s on {self.device}"]
         if self.output.get("rank") is not None:
-            facts.append(f"rank {self.output['rank']} (vLLM: max_lora_rank {self.output['max_lora_rank']} or more)")
+            served = self.output["max_lora_rank"]
+            needs = f"max_lora_rank {served} or more" if served else "more than it serves"
+            facts.append(f"rank {self.output['rank']} (vLLM: {needs})")
         lines += ["  " + ", ".join(facts), *self._table()]
         if self.notice:
             lines.append(f"note: {self.notice}")

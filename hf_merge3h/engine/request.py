@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +61,11 @@ def make_request(
     record = get_method(method)
     roles, sources = name_experts(experts)
     record.check_experts(len(roles))
+    _refuse_misspelt(parameters, record)
     bound = record.bind(parameters, len(roles))
-    values = record.bind_weights(weights_in_order(weights, roles, experts), len(roles))
+    values = record.bind_weights(weights_in_order(weights, roles, sources), len(roles))
     record.check_request(bound, values)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise bad("seed", seed, "an integer")
+    seed = as_integer("seed", seed, "an integer")
     order = list(range(len(roles)))
     per_expert = {name for name, value in bound.items() if isinstance(value, tuple)}
     if not record.ordered:
@@ -81,32 +84,65 @@ def make_request(
     )
 
 
+#: Arguments of the doors that a misspelt parameter may have meant.
+_ARGUMENTS = (
+    "weights", "base", "seed", "device", "dtype", "progress", "adapter_name", "rank", "overwrite", "token", "revision",
+    "subfolder", "cache_dir", "local_files_only", "method",
+)  # fmt: skip
+
+
+def _refuse_misspelt(parameters: Mapping[str, Any], method: Method) -> None:
+    known = {parameter.name for parameter in method.parameters}
+    for name in parameters:
+        meant = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.75)
+        if name not in known and meant:
+            raise RequestError(f"{name}={show(parameters[name])}: no such argument; did you mean {meant[0]!r}?")
+
+
+def as_integer(argument: str, value: Any, expected: str) -> int:
+    """An integer of any kind (numpy's too) as Python's.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise bad(argument, value, expected) from None
+
+
 def name_experts(experts: Any) -> tuple[list[str], list[Any]]:
     """Roles and sources of what was given as experts.
 
-    In a list, an expert that is named by a plain word (a loaded adapter) has that word as its role, the others
-    `expert_1`, `expert_2`, ... by position.
+    In a list, an expert that is named by a word (a loaded adapter) has that word as its role, the others `expert_1`,
+    `expert_2`, ... by position.
     """
     if isinstance(experts, Mapping):
         roles = [_role(role) for role in experts]
         sources = list(experts.values())
     elif isinstance(experts, Sequence) and not isinstance(experts, (str, bytes)):
         sources = list(experts)
-        roles = [
-            source if isinstance(source, str) and source.isidentifier() and source not in _RESERVED else f"expert_{n}"
-            for n, source in enumerate(sources, start=1)
-        ]
+        roles = [_word(source) or f"expert_{number}" for number, source in enumerate(sources, start=1)]
     else:
         raise bad("experts", experts, "a dict of role -> source, or a list of sources")
     if not sources:
         raise bad("experts", experts, "at least one expert")
     _refuse_twice("role", roles)
-    _refuse_twice("source", [source for source in sources if isinstance(source, str)])
+    _refuse_twice("source", [_place(source) for source in sources if isinstance(source, (str, os.PathLike))])
     if len({id(source) for source in sources if not isinstance(source, str)}) < sum(
         not isinstance(source, str) for source in sources
     ):
         raise RequestError("experts: one live model is given twice; give each expert once, with its weight")
     return roles, sources
+
+
+def _word(source: Any) -> str | None:
+    """The role that the name of a loaded adapter gives; None for paths, Hub ids and live models."""
+    if not isinstance(source, str) or not source.strip() or source in _RESERVED or len(source) > 100:
+        return None
+    return None if any(mark in source for mark in "/\\@.") or not source.isprintable() else _ALIASES.get(source, source)
 
 
 def _role(role: Any) -> str:
@@ -117,34 +153,51 @@ def _role(role: Any) -> str:
     return _ALIASES.get(role, role)
 
 
+def _place(source: str | os.PathLike[str]) -> str:
+    """One spelling for one folder."""
+    path = os.fspath(source)
+    return os.path.realpath(path) if len(path) < 4096 and os.path.exists(path) else path
+
+
 def _refuse_twice(what: str, values: Sequence[str]) -> None:
     for value in values:
         if values.count(value) > 1:
             raise RequestError(f"experts: {what} {show(value)} is given twice; give each expert once, with its weight")
 
 
-def weights_in_order(weights: Any, roles: Sequence[str], experts: Any) -> list[Any] | None:
-    """Weights in the experts' order, from a list or a dict by role (an alias or the key as given will do)."""
+def weights_in_order(weights: Any, roles: Sequence[str], sources: Sequence[Any]) -> list[Any] | None:
+    """Weights in the experts' order, from a list, or a dict by role (an alias or the expert's own name will do)."""
     if weights is None:
         return None
     if isinstance(weights, Mapping):
-        by_role: dict[str, Any] = {}
-        problems = Problems("weights do not fit the experts")
-        for role, weight in weights.items():
-            resolved = str(role) if role in roles else _ALIASES.get(role, str(role))
-            if resolved not in roles:
-                problems.add(f"weights has {show(role)}, which is no expert; {nearest(str(role), roles)}")
-            elif resolved in by_role:
-                problems.add(f"weights names {show(resolved)} twice")
-            by_role[resolved] = weight
-        for role in roles:
-            if role not in by_role:
-                problems.add(f"weights lacks {show(role)}")
-        problems.raise_any()
-        return [by_role[role] for role in roles]
-    if isinstance(weights, (str, bytes)) or not hasattr(weights, "__len__"):
+        return _by_role(weights, roles, sources)
+    if isinstance(weights, (str, bytes, set, frozenset)) or not hasattr(weights, "__len__") or _is_scalar(weights):
         raise bad("weights", weights, f"{len(roles)} numbers, or a dict by role")
     return list(weights)
+
+
+def _is_scalar(weights: Any) -> bool:
+    return getattr(weights, "ndim", 1) != 1
+
+
+def _by_role(weights: Mapping[Any, Any], roles: Sequence[str], sources: Sequence[Any]) -> list[Any]:
+    names = {os.fspath(s): role for s, role in zip(sources, roles, strict=True) if isinstance(s, (str, os.PathLike))}
+    by_role: dict[str, Any] = {}
+    problems = Problems("weights do not fit the experts")
+    for given, weight in weights.items():
+        word = os.fspath(given) if isinstance(given, os.PathLike) else str(given)
+        role = next((each for each in (word, _ALIASES.get(word), names.get(word)) if each in roles), None)
+        if role is None:
+            problems.add(f"weights has {show(given)}, which is no expert; {nearest(word, roles)}")
+        elif role in by_role:
+            problems.add(f"weights names {show(role)} twice")
+        else:
+            by_role[role] = weight
+    for role in roles:
+        if role not in by_role:
+            problems.add(f"weights lacks {show(role)}")
+    problems.raise_any()
+    return [by_role[role] for role in roles]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

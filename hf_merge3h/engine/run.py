@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -35,7 +35,7 @@ class Stored:
 class Sink(Protocol):
     """Where merged tensors go."""
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
+    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
         """Keep the merged deltas of a group ([names, *shape]); nothing else changes before the run has ended."""
 
 
@@ -44,16 +44,21 @@ class Run:
     """One run of a plan.
 
     Attributes:
+        read_base: of one tensor, by name.
+        base_label: what an error calls the base.
         weights_at_hand: the base's weights may be read for every tensor (false for adapters on adapters).
+        name_on_disk: by which masks are drawn, where the plan's names are others.
     """
 
     plan: Plan
     request: Request
     experts: Sequence[Expert]
     read_base: BaseReader
+    base_label: str
     sink: Sink
     weights_at_hand: bool
     progress: bool = True
+    name_on_disk: Callable[[str], str] = str
 
     def __call__(self) -> list[TensorReport]:
         """Merge everything; the reports are in the order of the plan."""
@@ -77,35 +82,35 @@ class Run:
         with self._bar(self.plan.numbers * accumulator.passes, "measuring") as bar:
             for number in range(accumulator.passes):
                 for group in self.plan.groups:
-                    accumulator.observe(number, group.entry_names(), self._read(group)[0], group.spectral)
+                    if group.spectral or not method.matrix_only:  # what is averaged needs no measuring
+                        vectors = self._vectors(_Reader(group, self.experts, self.read_base, self.request.device))
+                        accumulator.observe(number, group.entry_names(), vectors, group.spectral)
                     bar.update(group.numbers)
         return accumulator.result()
 
-    def _read(self, group: Group) -> tuple[Vectors, Tensor | None]:
-        """The experts' vectors of a group, and the base's tensors if they are at hand, float32 on the device."""
-        reader = _Reader(group, self.experts, self.read_base, self.request.device)
-        base = reader.base_stack() if self.weights_at_hand else None
-        if group.low_rank:
-            return reader.factors(), base
-        in_weights = self.weights_at_hand and self.request.method.space == "weight"
-        return reader.dense(in_weights), base
+    def _vectors(self, reader: _Reader) -> Vectors:
+        """What the method works on: factors, task vectors or weights."""
+        if reader.group.low_rank:
+            return reader.factors()
+        return reader.dense(self.weights_at_hand and self.request.method.space == "weight")
 
     def _merge(self, group: Group, statistics: object) -> Iterator[TensorReport]:
         method, device = self.request.method, self.request.device
-        vectors, base = self._read(group)
+        reader = _Reader(group, self.experts, self.read_base, device)
+        base = reader.base_stack() if self.weights_at_hand else None
+        if base is not None:
+            diagnostics.refuse_non_finite(base.unsqueeze(0), group.names, [self.base_label])
+        vectors = self._vectors(reader)
         flat_base = base.flatten(0, 1) if base is not None and group.stacked else base
         origin = flat_base if method.space == "weight" and isinstance(vectors, Tensor) else None
         deltas = vectors if origin is None or isinstance(vectors, tuple) else vectors - origin
-        names = group.entry_names()
         if isinstance(deltas, Tensor):  # factors were looked through when they were read
-            diagnostics.refuse_non_finite(deltas, names, [expert.label for expert in self.experts])
-        # Only whole models were rounded to their storage dtype: an adapter's change is what its factors say.
-        stored = "noise" in method.needs and all(rank is None for rank in group.ranks)
-        noise = noise_floor(flat_base, self._dtype_of(group)) if stored else None
+            diagnostics.refuse_non_finite(deltas, group.entry_names(), [expert.label for expert in self.experts])
+        noise = noise_floor(flat_base, group.spacing) if "noise" in method.needs else None
         supplied = {
             "base": flat_base,
-            "names": names,
-            "keys": mask_keys(self.request.seed, self.request.roles, names, device) if "keys" in method.needs else None,
+            "names": group.entry_names(),
+            "keys": self._keys(group) if "keys" in method.needs else None,
             "noise": noise,
             "statistics": statistics,
         }
@@ -114,14 +119,14 @@ class Run:
         if origin is not None and isinstance(merged, Tensor):
             merged = merged - origin
         noisy = diagnostics.noisy_rank(merged, noise if group.spectral else None)
-        yield from self._report(group, deltas, merged, base, noisy)
+        yield from self._report(group, deltas, merged, noisy)
 
-    def _dtype_of(self, group: Group) -> torch.dtype:
-        """The storage dtype whose rounding is the noise of the deltas of a group."""
-        return next(spec.dtype for expert in self.experts if (spec := expert.specs().get(group.names[0])))
+    def _keys(self, group: Group) -> Tensor:
+        named = replace(group, names=tuple(self.name_on_disk(name) for name in group.names))
+        return mask_keys(self.request.seed, self.request.roles, named.entry_names(), self.request.device)
 
     def _report(
-        self, group: Group, deltas: Vectors, merged: Tensor | LowRank, base: Tensor | None, noisy: list[int | None]
+        self, group: Group, deltas: Vectors, merged: Tensor | LowRank, noisy: list[int | None]
     ) -> Iterator[TensorReport]:
         gram = diagnostics.inner_products([*deltas, merged])
         conflict = diagnostics.sign_conflict(deltas)
@@ -133,7 +138,7 @@ class Run:
             merged = merged.unflatten(shape) if isinstance(merged, LowRank) else merged.unflatten(0, shape)
             noisy = [_greatest(noisy[start : start + each]) for start in range(0, count * each, each)]
             rank = [_greatest(rank[start : start + each]) for start in range(0, count * each, each)]
-        stored = self.sink.store(group, merged, base)
+        stored = self.sink.store(group, merged, self.read_base)
         survived = diagnostics.survived(gram[:, -1, -1].clamp_min(0).sqrt(), stored.rounding_error)
         ranks = stored.rank if stored.rank is not None else rank
         for index, name in enumerate(group.names):
@@ -164,12 +169,16 @@ class _Reader:
     def base(self, name: str) -> Tensor:
         """One tensor of the base, float32 on the device."""
         if name not in self._base:
-            self._base[name] = self.read_base(name).to(self.device, torch.float32)
+            self._base[name] = self.read_base(name).to(self.device, torch.float32).reshape(self.group.shape)
         return self._base[name]
 
     def base_stack(self) -> Tensor:
-        """[names, *shape]."""
-        return torch.stack([self.base(name) for name in self.group.names])
+        """[names, *shape]; the single tensors are views of it, so that the base is in memory once."""
+        if len(self.group.names) == 1:
+            return self.base(self.group.names[0]).unsqueeze(0)
+        stack = torch.stack([self.base(name) for name in self.group.names])
+        self._base = dict(zip(self.group.names, stack, strict=True))
+        return stack
 
     def factors(self) -> tuple[LowRank, ...]:
         """One LowRank [batch, m, n] for each expert."""
@@ -188,23 +197,20 @@ class _Reader:
 
     def dense(self, in_weights: bool) -> Tensor:
         """[task, batch, *shape], task vectors or weights."""
-        rows = []
-        for expert in self.experts:
-            tensors = [self._dense_of(expert, name, in_weights) for name in self.group.names]
-            rows.append(torch.stack(tensors))
-        stack = torch.stack(rows)
+        stack = torch.empty(len(self.experts), len(self.group.names), *self.group.shape, device=self.device)
+        for place, expert in zip(stack, self.experts, strict=True):
+            for row, name in zip(place, self.group.names, strict=True):
+                row.copy_(self._dense_of(expert, name, in_weights))
         return stack.flatten(1, 2) if self.group.stacked else stack
 
     def _dense_of(self, expert: Expert, name: str, in_weights: bool) -> Tensor:
         def read() -> Tensor:
             return self.base(name)
 
-        if in_weights:
-            return expert.weight(name, read).to(self.device, torch.float32)
-        delta = expert.delta(name, read)
-        if delta is None:
+        value = expert.weight(name, read) if in_weights else expert.delta(name, read)
+        if value is None:
             return torch.zeros(self.group.shape, device=self.device)
-        return _dense(delta.to(self.device, torch.float32))
+        return _dense(value.to(self.device, torch.float32)).reshape(self.group.shape)
 
 
 def _greatest(ranks: Sequence[int | None]) -> int | None:
@@ -215,15 +221,15 @@ def _dense(delta: Tensor | LowRank) -> Tensor:
     return delta.dense() if isinstance(delta, LowRank) else delta
 
 
-def noise_floor(base: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def noise_floor(base: Tensor | None, spacing: float) -> Tensor | None:
     """Singular values that storage rounding alone gives a delta, float32 [batch].
 
     Rounding to a dtype with relative spacing eps moves a weight by up to eps/2 of its size, a uniform error of
     standard deviation eps |w| / sqrt(12); the largest singular value of such an [m, n] matrix is about
-    sigma (sqrt m + sqrt n) (Bai and Yin, 1988). None where the base's weights are not read, or no matrix.
+    sigma (sqrt m + sqrt n) (Bai and Yin, 1988). None where nothing was rounded (spacing 0), or is no matrix.
     """
-    if base is None or base.ndim != 3:
+    if base is None or base.ndim != 3 or not spacing:
         return None
     rows, columns = base.shape[1:]
-    spread = base.square().mean((1, 2)).sqrt() * torch.finfo(dtype).eps / 12**0.5
+    spread = base.square().mean((1, 2)).sqrt() * spacing / 12**0.5
     return spread * (rows**0.5 + columns**0.5)

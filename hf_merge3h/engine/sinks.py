@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ..errors import RequestError
 from ..linalg.compress import balance, compress
-from ..linalg.low_rank import LowRank
+from ..linalg.low_rank import LowRank, norms
 from ..models.types import TensorSpec
 from .plan import Group
-from .run import Stored
+from .run import BaseReader, Stored
 
 
 @dataclass
@@ -23,26 +24,35 @@ class WeightSink:
     Attributes:
         specs: of the model that will hold the result, by name on disk.
         dtype: of the result; None keeps each tensor's own.
-        tensors: the result, by name on disk, on the device of the computation.
+        tensors: the result, by name on disk, each where the base's tensor lies.
     """
 
     specs: Mapping[str, TensorSpec]
     dtype: torch.dtype | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
-        """Round base + merged, keep it, and measure what rounding lost."""
-        assert base is not None
-        delta = merged.dense() if isinstance(merged, LowRank) else merged
-        exact = base + delta
+    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
+        """Round base + merged, keep it, and measure what rounding lost; one tensor is multiplied out at a time."""
         errors = []
-        for name, row, origin, wanted in zip(group.names, exact, base, delta, strict=True):
-            rounded = row.to(self.dtype or self.specs[name].dtype)
-            self.tensors[name] = rounded
-            # float32 cannot tell base + delta from its own rounding: the loss is that of the storage dtype
-            lost = (rounded.float() - origin - wanted) if rounded.dtype != torch.float32 else torch.zeros(())
-            errors.append(torch.linalg.vector_norm(lost.float()))
-        return Stored(torch.stack([error.to(delta.device) for error in errors]))
+        for index, name in enumerate(group.names):
+            delta = merged[index].dense() if isinstance(merged, LowRank) else merged[index]
+            origin = read_base(name)
+            if origin.dtype == torch.float64:  # what no expert changes keeps its bits
+                delta = delta.to(origin.device, torch.float64)
+            base = origin.to(delta.device, delta.dtype)
+            exact = base + delta.reshape(base.shape)
+            rounded = exact.to(self.dtype or self.specs[name].dtype)
+            if not bool(torch.isfinite(rounded.sum(dtype=torch.float32))) and not bool(torch.isfinite(rounded).all()):
+                raise _overflow(name, rounded.dtype, exact)
+            self.tensors[name] = rounded.to(origin.device)
+            errors.append(self._lost(rounded, base, delta.reshape(base.shape)).cpu().float())
+        return Stored(torch.stack(errors))
+
+    def _lost(self, rounded: Tensor, base: Tensor, delta: Tensor) -> Tensor:
+        """Norm of what the storage dtype made of the delta; the rounding of float32 itself does not count."""
+        if rounded.dtype.itemsize >= delta.dtype.itemsize:
+            return torch.zeros(())
+        return torch.linalg.vector_norm(rounded.to(delta.dtype) - base - delta)
 
 
 @dataclass
@@ -50,33 +60,42 @@ class AdapterSink:
     """Turns merged deltas into factors of the wanted rank and dtype.
 
     Attributes:
-        full: names whose merged delta stays a whole tensor (modules to save, biases).
+        whole: names whose merged delta stays a whole tensor (modules to save).
+        stacks: names of stacks of matrices, whose matrices get factors each.
+        rank_of: the rank that each source's factors of a tensor have, by name; None where a source has no factors.
         rank: None, a number, or "exact" (see `merge_3h`).
         dtype: of the factors.
-        deltas: the result by name, factors already rounded.
+        deltas: the result by name, factors already rounded (of a convolution's kernel, in the flattened form
+            [out, in * k]).
     """
 
-    full: Collection[str]
+    whole: Collection[str]
+    stacks: Collection[str]
+    rank_of: Callable[[str], Sequence[int | None]]
     rank: int | str | None
     dtype: torch.dtype
     deltas: dict[str, LowRank | Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
+    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
         """Cut to the rank, balance the factors, round them, and measure what both lost."""
         errors: list[Tensor] = []
         residuals: list[float] = []
         ranks: list[int | None] = []
         for index, name in enumerate(group.names):
             delta = merged[index]
-            if name in self.full or delta.ndim not in (2, 3):
+            if name in self.whole or delta.ndim < 2:
                 whole = delta.dense() if isinstance(delta, LowRank) else delta
                 rounded = whole.to(self.dtype).to(torch.float32)
+                if not bool(torch.isfinite(rounded).all()):
+                    raise _overflow(name, self.dtype, whole)
                 self.deltas[name] = rounded
                 errors.append(torch.linalg.vector_norm(rounded - whole))
                 residuals.append(0.0)
                 ranks.append(None)
                 continue
-            factors, residual = self._factors(delta, group)
+            if isinstance(delta, Tensor) and delta.ndim > 2 and name not in self.stacks:
+                delta = delta.flatten(1)
+            factors, residual = self._factors(delta, name)
             kept = factors.to(dtype=self.dtype)
             self.deltas[name] = kept
             errors.append(_rounding_error(factors, kept))
@@ -85,23 +104,36 @@ class AdapterSink:
         cut = torch.tensor(residuals) if any(residuals) else None
         return Stored(torch.stack([error.cpu() for error in errors]), cut, ranks)
 
-    def _factors(self, delta: Tensor | LowRank, group: Group) -> tuple[LowRank, float]:
+    def _factors(self, delta: Tensor | LowRank, name: str) -> tuple[LowRank, float]:
         """Balanced factors of one delta, and the relative error of the cut to the wanted rank."""
-        if isinstance(delta, LowRank) and (not isinstance(self.rank, int) or delta.rank <= self.rank):
-            return balance(delta), 0.0
-        factors, residual = compress(delta, self._rank_of(group))
+        wanted = self._rank_of(name)
+        if isinstance(delta, LowRank):
+            used = balance(delta)
+            if wanted is None or used.rank <= wanted:
+                return used, 0.0
+        factors, residual = compress(delta, wanted)
         size = _norms(delta)
         total = math.hypot(*size)
         lost = math.hypot(*(float(r) * s for r, s in zip(residual.flatten(), size, strict=True)))
         return balance(factors), lost / total if total else 0.0
 
-    def _rank_of(self, group: Group) -> int | None:
+    def _rank_of(self, name: str) -> int | None:
         """The rank to cut to: as asked, else the sum of the sources', else (dense sources) the numerical one."""
         if isinstance(self.rank, int):
             return self.rank
-        if self.rank == "exact" or any(rank is None for rank in group.ranks):
+        ranks = self.rank_of(name)
+        if self.rank == "exact" or any(rank is None for rank in ranks):
             return None
-        return sum(rank or 0 for rank in group.ranks)
+        return sum(rank or 0 for rank in ranks)
+
+
+def _overflow(name: str, dtype: torch.dtype, exact: Tensor) -> RequestError:
+    """The merged tensor has numbers that its storage dtype has not."""
+    largest = float(exact.abs().max())
+    return RequestError(
+        f"the merged {name!r} has entries up to {largest:.3g} in magnitude, which do not fit into {dtype}; "
+        "lower `weights` or `scale`, or choose a wider dtype"
+    )
 
 
 def _rounding_error(exact: LowRank, rounded: LowRank) -> Tensor:
@@ -113,5 +145,4 @@ def _rounding_error(exact: LowRank, rounded: LowRank) -> Tensor:
 
 
 def _norms(delta: Tensor | LowRank) -> list[float]:
-    norms = delta.norm() if isinstance(delta, LowRank) else torch.linalg.matrix_norm(delta)
-    return norms.double().flatten().tolist()
+    return norms(delta).flatten().tolist()

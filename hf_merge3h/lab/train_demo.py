@@ -62,7 +62,7 @@ class Settings:
 
 EXPERTS: dict[str, Settings] = {
     "helpful": Settings(seed=11, steps=140, batch_size=4),
-    "honest": Settings(seed=23, steps=80),
+    "honest": Settings(seed=23, steps=200),
     "harmless": Settings(seed=37, steps=160, batch_size=12),
 }
 

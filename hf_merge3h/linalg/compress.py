@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .low_rank import LowRank
+from .precision import double
 
 
 def compress(delta: Float[Tensor, "*batch m n"] | LowRank, rank: int | None) -> tuple[LowRank, Float[Tensor, "*batch"]]:
@@ -44,7 +45,7 @@ def compress(delta: Float[Tensor, "*batch m n"] | LowRank, rank: int | None) -> 
         (left[..., :kept] * root.unsqueeze(-2)).float().contiguous(),
         (root.unsqueeze(-1) * right[..., :kept, :]).float().contiguous(),
     )
-    return result, residual
+    return result.to(delta.device), residual
 
 
 def balance(delta: LowRank) -> LowRank:
@@ -67,8 +68,8 @@ def balance(delta: LowRank) -> LowRank:
 
 def _decompose_factors(delta: LowRank) -> tuple[Tensor, Tensor, Tensor]:
     """U, S, V^T in float64 from QR of both factors and the SVD of the core between them."""
-    left, upper = torch.linalg.qr(delta.left.double())
-    right, lower = torch.linalg.qr(delta.right.double().mT)
+    left, upper = torch.linalg.qr(double(delta.left))
+    right, lower = torch.linalg.qr(double(delta.right).mT)
     u, values, vh = torch.linalg.svd(upper @ lower.mT, full_matrices=False)
     return left @ u, values, vh @ right.mT
 
@@ -78,7 +79,7 @@ def _decompose_dense(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if delta.shape[-2] < delta.shape[-1]:
         right, values, left = _decompose_dense(delta.mT)
         return left.mT, values, right.mT
-    matrix = delta.double()
+    matrix = double(delta)
     squares, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     vectors = vectors.flip(-1)  # eigh sorts upwards
     left = matrix @ vectors

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .precision import double
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
@@ -126,10 +128,19 @@ class LowRank:
 
     def inner(self, other: LowRank) -> Float[Tensor, "*batch"]:
         """Frobenius inner product of the products, float64: <B A, D C> = <B^T D, A C^T>."""
-        left = self.left.double().mT @ other.left.double()
-        right = self.right.double() @ other.right.double().mT
+        left = double(self.left).mT @ double(other.left)
+        right = double(self.right) @ double(other.right).mT
         return (left * right).sum((-2, -1))
 
     def norm(self) -> Float[Tensor, "*batch"]:
         """Frobenius norm of the product, float64."""
         return self.inner(self).clamp_min(0).sqrt()
+
+
+def norms(delta: Float[Tensor, "*batch m n"] | LowRank) -> Float[Tensor, "*batch"]:
+    """Frobenius norms of matrices, dense or as factors, float64.
+
+    >>> norms(torch.tensor([[[3.0, 4.0]]]))
+    tensor([5.], dtype=torch.float64)
+    """
+    return delta.norm() if isinstance(delta, LowRank) else torch.linalg.vector_norm(double(delta), dim=(-2, -1))

@@ -42,6 +42,11 @@ def polar(basis: Float[Tensor, "*batch m k"]) -> Float[Tensor, "*batch m k"]:
                 [0., 1.]], dtype=torch.float64)
     """
     if basis.dtype == torch.float32 and basis.shape[-1] >= LARGE:
+        if basis.ndim > 2:  # one by one: how a factor is computed must not depend on the others
+            each = [polar(matrix) for matrix in basis.flatten(0, -3)]
+            if any(factor.dtype == torch.float64 for factor in each):
+                each = [double(factor) for factor in each]
+            return torch.stack(each).unflatten(0, basis.shape[:-2])
         found = _polar_deflated(basis)
         if found is not None:
             return found
@@ -49,7 +54,7 @@ def polar(basis: Float[Tensor, "*batch m k"]) -> Float[Tensor, "*batch m k"]:
     return basis @ inverse_root(basis.mT @ basis, basis.shape[-2])
 
 
-def _polar_deflated(basis: Float[Tensor, "*batch m k"]) -> Float[Tensor, "*batch m k"] | None:
+def _polar_deflated(basis: Float[Tensor, "m k"]) -> Float[Tensor, "m k"] | None:
     """The polar factor from a float32 eigendecomposition, with its small eigenvalues made exact in float64.
 
     X (X^T X)^{-1/2} needs eigenvalues to a relative precision that float32 gives only the large ones: its Gram matrix

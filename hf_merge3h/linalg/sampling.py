@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .low_rank import LowRank
+from .precision import double
 from .random import mask_key, uniform
 
 ALL_ROWS = 256  # matrices of no more rows are counted whole; larger ones start with so many
@@ -35,17 +36,17 @@ def small_share(delta: Tensor | LowRank, bound: Float[Tensor, "batch"]) -> Float
         tensor([0.5000], dtype=torch.float64)
     """
     batch, m, n = delta.shape
-    order = row_order(m).to(delta.device)
-    share = torch.zeros(batch, dtype=torch.float64, device=delta.device)
+    order, bound = row_order(m).to(delta.device), bound.to(device=delta.device, dtype=delta.dtype)
+    share = double(torch.zeros(batch, device=delta.device))
     total, squares = torch.zeros_like(share), torch.zeros_like(share)
-    pending = torch.arange(batch, device=delta.device)
+    pending = torch.arange(batch, device=share.device)
     done, stop = 0, ALL_ROWS
     while len(pending) and m and n:
         stop = min(stop, m)
-        whole = len(pending) == batch
-        part = _rows(delta if whole else delta[pending], order[done:stop])
-        within = part.abs_().le_(bound.to(part)[pending, None, None])  # 0 and 1, in place: exact sums up to 2^24
-        shares = within.sum(-1).double() / n
+        whole, here = len(pending) == batch, pending.to(delta.device)
+        part = _rows(delta if whole else delta[here], order[done:stop])
+        within = part.abs_().le_(bound[here, None, None])  # 0 and 1, in place: exact sums up to 2^24
+        shares = double(within.sum(-1)) / n
         total[pending] += shares.sum(-1)
         squares[pending] += shares.square().sum(-1)
         done, stop = stop, 2 * stop

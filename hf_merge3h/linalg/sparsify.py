@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from .precision import double
+
 #: What is done to the kept entries, so that dropping others does not shrink the whole: divide each by the probability
 #: of being kept; or multiply all of them by one factor that restores the sum of magnitudes; or nothing.
 Rescale = Literal["probability", "l1", "none"]
@@ -171,7 +173,7 @@ def rescaled(
     if rule == "probability":
         return result * (1.0 / probability)
     if rule == "l1":
-        before, after = flat(stack).abs().double().sum(-1), flat(result).abs().double().sum(-1)
+        before, after = double(flat(stack).abs()).sum(-1), double(flat(result).abs()).sum(-1)
         factor = torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)
-        return result * spread(factor.to(stack.dtype), stack)
+        return result * spread(factor.to(stack), stack)
     return result

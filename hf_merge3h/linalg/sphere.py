@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from .low_rank import LowRank
+from .precision import double
 
 _CANCELLED = 1e-6  # lengths under this are rounding: a length from a Gram matrix is a square root, good to 1e-8
 
@@ -32,7 +33,7 @@ def gram(vectors: Tensor, dims: tuple[int, ...]) -> Gram:
     """
 
     def inner(left: Tensor, right: Tensor) -> Tensor:
-        product = left.double() * right.double()
+        product = double(left) * double(right)
         return product.sum(dims, keepdim=True) if dims else product
 
     return _symmetric(vectors, inner)
@@ -47,8 +48,8 @@ def low_rank_row_gram(vectors: Sequence[LowRank]) -> Gram:
     """Inner products row by row, [task, task, *batch, m]: the rows of B_s (A_s A_t^T) with those of B_t."""
 
     def inner(left: LowRank, right: LowRank) -> Tensor:
-        middle = left.right.double() @ right.right.double().mT
-        return ((left.left.double() @ middle) * right.left.double()).sum(-1)
+        middle = double(left.right) @ double(right.right).mT
+        return ((double(left.left) @ middle) * double(right.left)).sum(-1)
 
     return _symmetric(vectors, inner)
 
@@ -88,14 +89,14 @@ def slerp_coefficients(products: Gram, t: float | Tensor, *, parallel: Callable[
     angle = cosine.acos()
     straight = parallel(cosine)
     sine = torch.where(straight, 1.0, angle.sin())
-    t = torch.as_tensor(t, dtype=torch.float64, device=products.device)
+    t = torch.as_tensor(t, dtype=products.dtype, device=products.device)
     first = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
     second = torch.where(straight, t, (t * angle).sin() / sine)
     return torch.stack([first, second])
 
 
 def _broadcast(weights: Tensor, like: Tensor) -> Tensor:
-    return weights.double().reshape(-1, *[1] * (like.ndim - 1))
+    return double(weights).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def projected_mean_coefficients(products: Gram, weights: Tensor, eps: float) -> Coefficients:

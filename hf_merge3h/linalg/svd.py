@@ -68,7 +68,15 @@ def leading_triplets(
     if m < n:
         left, values, right = leading_triplets(delta.mT, k, floor=floor)
         return Triplets(right, values, left)
-    found = _trusted_eigh(delta, k) if delta.dtype == torch.float32 and n >= LARGE and 0 < k < n else None
+    large = delta.dtype == torch.float32 and n >= LARGE and 0 < k < n
+    if large and delta.ndim > 2:  # one by one: how a matrix is decomposed must not depend on the others
+        bounds = None if floor is None else floor.expand(delta.shape[:-2]).flatten()
+        each = [
+            leading_triplets(matrix, k, floor=None if bounds is None else bounds[place])
+            for place, matrix in enumerate(delta.flatten(0, -3))
+        ]
+        return _stacked(each, delta.shape[:-2])
+    found = _trusted_eigh(delta, k) if large else None
     if found is None:
         delta = double(delta)
         found = falling_eigh(delta.mT @ delta)
@@ -81,16 +89,27 @@ def leading_triplets(
     return Triplets(left, values, right)
 
 
-def _trusted_eigh(delta: Float[Tensor, "*batch m n"], k: int) -> tuple[Tensor, Tensor] | None:
+def _stacked(each: Sequence[Triplets], batch: torch.Size) -> Triplets:
+    """Triplets of single matrices as those of a batch, in the higher of their precisions."""
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        dtype = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
+        device = next(part.device for part in parts if part.dtype == dtype)
+        return torch.stack([part.to(device=device, dtype=dtype) for part in parts]).unflatten(0, batch)
+
+    return Triplets(*map(join, zip(*each, strict=True)))
+
+
+def _trusted_eigh(delta: Float[Tensor, "m n"], k: int) -> tuple[Tensor, Tensor] | None:
     """The eigendecomposition of D^T D in float32, or None where rounding could reach the first k vectors."""
     gram = delta.mT @ delta
     # A look before the leap: the mean of all eigenvalues against the norm of the Gram matrix, which the largest make.
     mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
     spread = torch.linalg.matrix_norm(gram) / gram.shape[-1] ** 0.5
-    if not (mean > spread * _TRUSTED**0.5).all():
+    if not mean > spread * _TRUSTED**0.5:
         return None
     squares, vectors = falling_eigh(gram)
-    return (squares, vectors) if (squares[..., k - 1] > squares[..., 0] * _TRUSTED).all() else None
+    return (squares, vectors) if squares[k - 1] > squares[0] * _TRUSTED else None
 
 
 def factored_triplets(

@@ -55,7 +55,7 @@ def combine(
     vectors: Float[Tensor, "task *shape"], coefficients: Float[Tensor, "task *coarse"]
 ) -> Float[Tensor, "*shape"]:
     """sum_t c_t x_t with coefficients that may differ within a tensor (they broadcast against it), tasks in order."""
-    coefficients = coefficients.to(vectors.dtype)
+    coefficients = coefficients.to(vectors)
     total = vectors[0] * coefficients[0]
     for vector, coefficient in zip(vectors[1:], coefficients[1:], strict=True):
         total += vector * coefficient
@@ -64,7 +64,7 @@ def combine(
 
 def weighted_cat(vectors: Sequence[LowRank], factors: Float[Tensor, "task"] | Float[Tensor, "task *batch"]) -> LowRank:
     """sum_t w_t B_t A_t as one product, exact: the factors side by side; weights may differ in a batch."""
-    return LowRank.cat([vector * factor.to(vector.dtype) for vector, factor in zip(vectors, factors, strict=True)])
+    return LowRank.cat([vector * factor.to(vector.left) for vector, factor in zip(vectors, factors, strict=True)])
 
 
 def in_order(values: Float[Tensor, "task *batch"]) -> Float[Tensor, "*batch"]:

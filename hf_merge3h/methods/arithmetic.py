@@ -12,7 +12,7 @@ from ..linalg.weighted import weighted_cat, weighted_sum
 from ..registry import Range, method
 from .common import check_sum, linear_factors
 
-Scale = Annotated[float, Range()]
+Scale = Annotated[float, Range(low_open=True, high_open=True)]
 
 
 def merge_linearly(

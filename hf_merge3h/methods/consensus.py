@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import bad
 from ..linalg.signs import Election
 from ..registry import Range, method
 from .arithmetic import Scale, merge_linearly
@@ -15,7 +17,14 @@ from .common import check_sum
 from .ties import Density, merge_agreeing, trim
 
 MaskLambda = Annotated[float, Range(0)]
-MinExperts = Annotated[int, Range(1)]
+MinExperts = Annotated[int, Range(1, high_open=True)]
+
+
+def _check_votes(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
+    check_sum(parameters, weights)
+    if parameters["min_experts"] > len(weights):
+        expected = f"an integer in [1, {len(weights)}]: an entry cannot matter to more experts than there are"
+        raise bad("min_experts", parameters["min_experts"], expected)
 
 
 def shared_entries(
@@ -37,7 +46,7 @@ def shared_entries(
     paper="arXiv:2405.07813",
     family="consensus",
     experts=(2, None),
-    check=check_sum,
+    check=_check_votes,
 )
 def consensus_ta(
     vectors: Float[Tensor, "task batch *shape"],
@@ -83,7 +92,7 @@ def consensus_ta(
     paper="arXiv:2405.07813",
     family="consensus",
     experts=(2, None),
-    check=check_sum,
+    check=_check_votes,
     exempt={"identity": "TIES trims small entries; it holds at density 1"},
 )
 def consensus_ties(

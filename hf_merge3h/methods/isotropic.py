@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..linalg.low_rank import LowRank
+from ..linalg.low_rank import LowRank, norms
 from ..linalg.polar import polar
 from ..linalg.precision import EPS, double
 from ..linalg.svd import Triplets, factored_triplets, first_triplets, leading_triplets
@@ -39,20 +39,15 @@ def flattened(
     return LowRank((left * sizes.unsqueeze(-2)).to(like), right.mT.to(like))
 
 
-def _iso_c_factors(
-    deltas: tuple[LowRank, ...],
-    weights: Float[Tensor, "task"],
-    *,
-    scale: float = 1.0,
-    denoise: bool = False,
-    noise: Float[Tensor, "batch"] | None = None,
-) -> LowRank:
+def _iso_c_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], **options: Any) -> LowRank:
     """`iso_c` of factors."""
-    return _iso_c(weighted_cat(deltas, weights), scale, noise if denoise else None, deltas[0].left)
+    return _iso_c(weighted_cat(deltas, weights), deltas[0].left, **options)
 
 
-def _iso_c(total: Tensor | LowRank, scale: float, floor: Float[Tensor, "batch"] | None, like: Tensor) -> LowRank:
-    found = triplets_of(total, min(total.shape[-2:]), floor)
+def _iso_c(
+    total: Tensor | LowRank, like: Tensor, *, scale: float, denoise: bool, noise: Float[Tensor, "batch"] | None
+) -> LowRank:
+    found = triplets_of(total, min(total.shape[-2:]), noise if denoise else None)
     return flattened(*found, scale, like)
 
 
@@ -102,32 +97,27 @@ def iso_c(
         The paper takes the mean over min(m, n) singular values. On a sum that lacks rank, as that of LoRA's does, this
         gives arbitrary vectors of the null space as much weight as the rest; ours is over the numerical rank.
     """
-    return _iso_c(weighted_sum(deltas, weights), scale, noise if denoise else None, deltas)
+    return _iso_c(weighted_sum(deltas, weights), deltas, scale=scale, denoise=denoise, noise=noise)
 
 
-def _iso_cts_factors(
-    deltas: tuple[LowRank, ...],
-    weights: Float[Tensor, "task"],
-    *,
-    scale: float = 1.0,
-    common: float = 0.8,
-    denoise: bool = False,
-    noise: Float[Tensor, "batch"] | None = None,
-) -> LowRank:
+def _iso_cts_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], **options: Any) -> LowRank:
     """`iso_cts` of factors."""
     terms = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    return _iso_cts(LowRank.cat(terms), terms, scale, common, noise if denoise else None, deltas[0].left)
+    return _iso_cts(LowRank.cat(terms), terms, deltas[0].left, **options)
 
 
 def _iso_cts(
     total: Tensor | LowRank,
     terms: list[Tensor] | list[LowRank],
+    like: Tensor,
+    *,
     scale: float,
     common: float,
+    denoise: bool,
     noise: Float[Tensor, "batch"] | None,
-    like: Tensor,
 ) -> LowRank:
     m, n = total.shape[-2:]
+    noise = noise if denoise else None
     found = triplets_of(total, min(m, n), noise)
     rank = (found.values > 0).sum(-1)
     # 1e-9: what a share like 0.8 lacks in binary must not cost a direction.
@@ -136,16 +126,12 @@ def _iso_cts(
     parts = [first_triplets(found, shared)]
     for term in terms:
         # What is left of an expert inside the common space is rounding, not rank: the floor is the expert's own.
-        floor = _frobenius(term) * (max(m, n) * EPS)
+        floor = norms(term) * (max(m, n) * EPS)
         if noise is not None:
             floor = torch.maximum(floor, noise.to(floor))
         parts.append(first_triplets(triplets_of(_outside(term, parts[0].left), min(m, n), floor), own))
     left, right = (polar(torch.cat([part[side] for part in parts], -1)) for side in (0, 2))
     return flattened(left, torch.cat([part.values for part in parts], -1), right, scale, like)
-
-
-def _frobenius(term: Tensor | LowRank) -> Float[Tensor, "batch"]:
-    return term.norm() if isinstance(term, LowRank) else torch.linalg.vector_norm(double(term), dim=(-2, -1))
 
 
 def _outside(term: Tensor | LowRank, basis: Float[Tensor, "batch m k"]) -> Tensor | LowRank:
@@ -208,4 +194,5 @@ def iso_cts(
         space counts only above the rounding of that expert, max(m, n) * eps(float32) * |w_t D_t|.
     """
     terms = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    return _iso_cts(weighted_sum(deltas, weights), terms, scale, common, noise if denoise else None, deltas)
+    total = weighted_sum(deltas, weights)
+    return _iso_cts(total, terms, deltas, scale=scale, common=common, denoise=denoise, noise=noise)

@@ -104,19 +104,21 @@ def _dare_parts(density: Any, rescale: Rescale, scale: float) -> MergeParts:
     return merge
 
 
-def _knots_ties_factors(
-    deltas: tuple[LowRank, ...],
+def _knots_ties(
+    deltas: Tensor | tuple[LowRank, ...],
     weights: Float[Tensor, "task"],
     *,
-    density: float | tuple[float, ...] = 0.2,
-    election: Election = "sum",
-    scale: float = 1.0,
-    normalize: bool = True,
-    denoise: bool = False,
-    noise: Float[Tensor, "batch"] | None = None,
+    denoise: bool,
+    noise: Float[Tensor, "batch"] | None,
+    **rule: Any,
 ) -> LowRank:
+    """`knots_ties` of matrices or of factors."""
+    return _knots(deltas, weights, noise if denoise else None, None, _ties_parts(**rule))
+
+
+def _knots_ties_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], **options: Any) -> LowRank:
     """`knots_ties` of factors."""
-    return _knots(deltas, weights, noise if denoise else None, None, _ties_parts(density, election, scale, normalize))
+    return _knots_ties(deltas, weights, **options)
 
 
 @method(
@@ -171,22 +173,28 @@ def knots_ties(
         are of the entries that remain. Where singular values coincide their vectors, and with them what is trimmed,
         are not determined.
     """
-    return _knots(deltas, weights, noise if denoise else None, None, _ties_parts(density, election, scale, normalize))
+    return _knots_ties(
+        deltas, weights, density=density, election=election, scale=scale, normalize=normalize, denoise=denoise,
+        noise=noise,
+    )  # fmt: skip
 
 
-def _knots_dare_factors(
-    deltas: tuple[LowRank, ...],
+def _knots_dare(
+    deltas: Tensor | tuple[LowRank, ...],
     weights: Float[Tensor, "task"],
     *,
-    density: float | tuple[float, ...] = 0.5,
-    rescale: Rescale = "probability",
-    scale: float = 1.0,
-    denoise: bool = False,
-    noise: Float[Tensor, "batch"] | None = None,
+    denoise: bool,
+    noise: Float[Tensor, "batch"] | None,
     keys: Int[Tensor, "task batch"],
+    **rule: Any,
 ) -> LowRank:
+    """`knots_dare` of matrices or of factors."""
+    return _knots(deltas, weights, noise if denoise else None, keys, _dare_parts(**rule))
+
+
+def _knots_dare_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], **options: Any) -> LowRank:
     """`knots_dare` of factors."""
-    return _knots(deltas, weights, noise if denoise else None, keys, _dare_parts(density, rescale, scale))
+    return _knots_dare(deltas, weights, **options)
 
 
 @method(
@@ -244,6 +252,10 @@ def knots_dare(
         arXiv:2311.03099.
 
     Note:
-        Singular values of [w_1 D_1 .. w_T D_T] at or under max(m, T n) * eps(float32) * S_max are dropped.
+        This is DARE with the linear rule: what is kept is added. The paper's code has configurations of KnOTS with
+        TIES and with DARE-TIES, which elects signs after the lot, and as far as we know none with this rule. Singular
+        values of [w_1 D_1 .. w_T D_T] at or under max(m, T n) * eps(float32) * S_max are dropped.
     """
-    return _knots(deltas, weights, noise if denoise else None, keys, _dare_parts(density, rescale, scale))
+    return _knots_dare(
+        deltas, weights, density=density, rescale=rescale, scale=scale, denoise=denoise, noise=noise, keys=keys
+    )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.precision import double
 from ..linalg.sparsify import flat, kth_largest, spread
 from ..registry import Range, method
 
@@ -103,10 +104,10 @@ def arcee_fusion(
         return delta.clone()
     if delta.ndim < 2:
         return arcee_fusion(vectors.unsqueeze(-1), weights, base=base.unsqueeze(-1)).squeeze(-1)
-    old = base.double()
-    log_p, log_q = (old + delta.double()).log_softmax(-1), old.log_softmax(-1)
+    old = double(base)
+    log_p, log_q = (old + double(delta)).log_softmax(-1), old.log_softmax(-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1, keepdim=True).clamp_min(0)
-    importance = (delta.abs() * divergence).to(delta.dtype)
+    importance = (double(delta.abs()) * divergence).to(delta)
     rows = flat(importance)
     # The entry number i from below is the (n - i)-th largest.
     lower, median, upper = (kth_largest(rows, n - place) for place in ((n - 1) // 4, (n - 1) // 2, 3 * (n - 1) // 4))

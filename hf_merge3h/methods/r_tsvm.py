@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..linalg.low_rank import LowRank
+from ..linalg.low_rank import LowRank, norms
 from ..linalg.precision import double
 from ..linalg.robust import Outliers
 from ..registry import Accumulator, Range, method
@@ -20,7 +20,6 @@ from .reweighting import (
     Granularity,
     RankRule,
     Statistics,
-    norms,
     ranks_by_share,
     ranks_by_task,
     reweighted,

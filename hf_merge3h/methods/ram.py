@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.precision import double
 from ..linalg.sparsify import flat, spread
 from ..registry import Range, method
 
@@ -29,9 +30,9 @@ def _merge(
     total = torch.zeros_like(vectors[0])
     for vector, mask in zip(vectors, support, strict=True):
         unique = mask & (holders == 1)
-        n_unique, n_all = flat(unique).sum(-1).double(), flat(mask).sum(-1).double()
+        n_unique, n_all = double(flat(unique).sum(-1)), double(flat(mask).sum(-1))
         overlap = ((n_all - n_unique) / n_unique.clamp_min(1)).clamp(0, alpha)
-        factor = spread((overlap * r + 1.0).to(vector.dtype), vector)
+        factor = spread((overlap * r + 1.0).to(vector), vector)
         total += torch.where(unique, vector * factor, vector * mask)
     return total / holders.clamp_min(1)
 
@@ -88,7 +89,7 @@ def ram_plus(
     weights: Float[Tensor, "task"],
     *,
     threshold: Threshold = 1e-5,
-    r: Annotated[float, Range(0)] = 0.1,
+    r: Annotated[float, Range(0, high_open=True)] = 0.1,
     alpha: Annotated[float, Range(0)] = 0.2,
 ) -> Float[Tensor, "batch *shape"]:
     """RAM with the unique entries of an expert amplified by how much of its change it shares.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..linalg.low_rank import LowRank
+from ..linalg.low_rank import LowRank, norms
 from ..linalg.precision import double
 from ..linalg.robust import Outliers, excess_weights, reweighted_entries
 from ..linalg.sampling import small_share
@@ -92,13 +92,6 @@ class DeltaScales:
 
 def _ratio(numerator: float, denominator: float | int) -> float:
     return numerator / denominator if denominator else 0.0
-
-
-def norms(delta: Tensor | LowRank) -> Float[Tensor, "batch"]:
-    """Frobenius norms, float64."""
-    if isinstance(delta, LowRank):
-        return delta.norm()
-    return torch.linalg.vector_norm(double(delta), dim=(-2, -1))
 
 
 def reweighted(delta: Tensor | LowRank, granularity: Granularity, kappa: float, outliers: Outliers) -> Tensor | LowRank:

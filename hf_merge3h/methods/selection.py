@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.precision import double
 from ..linalg.signs import agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, flat, kth_largest
 from ..linalg.weighted import in_order
@@ -17,11 +18,11 @@ from .arithmetic import Scale
 
 def _select(vectors: Float[Tensor, "task batch *shape"], share: float) -> Float[Tensor, "task batch *shape"]:
     """Keep the `share` of the entries on which the experts differ at all, those of greatest variance first."""
-    mean = in_order(vectors) * (1.0 / len(vectors))
-    variance = in_order((vectors - mean).square())
-    rows = flat(variance)
-    if share >= 1 or rows.shape[-1] == 0:
+    if share >= 1 or vectors[0].numel() == 0:
         return vectors
+    shifted = vectors - vectors[0]  # so that equal entries vary by exactly nothing, not by the rounding of their mean
+    variance = in_order((shifted - in_order(shifted) * (1.0 / len(vectors))).square())
+    rows = flat(variance)
     count = ((rows > 0).sum(-1) * share).long().clamp_min(1)
     return vectors * ((at_least(variance, kth_largest(rows, count))) > 0)
 
@@ -68,10 +69,10 @@ def sce(
         square under 0.001 are thus weighed equally.
     """
     selected = _select(vectors, select_topk)
-    squares = torch.stack([flat(vector).double().square().mean(-1) for vector in selected])
+    squares = torch.stack([double(flat(vector)).square().mean(-1) for vector in selected])
     total = in_order(squares)
     equal = (total <= 0) | (total < equal_below)
-    factors = torch.where(equal, 1.0 / len(vectors), squares / torch.where(equal, 1.0, total)).to(vectors.dtype)
+    factors = torch.where(equal, 1.0 / len(vectors), squares / torch.where(equal, 1.0, total)).to(vectors)
     return agreeing_sum(weigh(selected, factors), factors, elect(selected, "sum"), normalize=True)
 
 

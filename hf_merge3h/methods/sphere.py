@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import bad
 from ..linalg.low_rank import LowRank
+from ..linalg.precision import double
 from ..linalg.sphere import (
     gram,
     karcher_coefficients,
@@ -23,7 +24,7 @@ from .common import check_sum
 
 _STRAIGHT = 0.9995  # SLERP is linear where the cosine is greater, as its implementations are
 Epsilon = Annotated[float, Range(0, 1)]
-Rounds = Annotated[int, Range(1)]
+Rounds = Annotated[int, Range(1, high_open=True)]
 
 
 def _whole(vectors: Float[Tensor, "task batch *shape"]) -> tuple[int, ...]:
@@ -82,7 +83,7 @@ def _check_angle(parameters: Mapping[str, Any], weights: Sequence[float]) -> Non
 
 
 def _nuslerp_coefficients(products: Tensor, weights: Float[Tensor, "task"]) -> Tensor:
-    t = (weights[1].double() / in_order(weights.double())).clone()
+    t = double(weights[1]) / in_order(double(weights))
     return slerp_coefficients(products, t, parallel=lambda cosine: cosine.acos().sin() < 1e-8)
 
 
@@ -141,7 +142,7 @@ def nuslerp(
 def _multislerp_low_rank(
     vectors: tuple[LowRank, ...], weights: Float[Tensor, "task"], *, normalize_weights: bool, eps: float
 ) -> LowRank:
-    factors = shares(weights.double()) if normalize_weights else weights
+    factors = shares(double(weights)) if normalize_weights else weights
     return weighted_cat(vectors, projected_mean_coefficients(low_rank_gram(vectors), factors, eps))
 
 
@@ -188,7 +189,7 @@ def multislerp(
         That average is zero: the projections are u_t - (u_t . m) m, and sum_t w_t u_t is parallel to m. Only the
         formula above remains. `karcher` is the mean that weighs the tangents by their angles.
     """
-    factors = shares(weights.double()) if normalize_weights else weights
+    factors = shares(double(weights)) if normalize_weights else weights
     return combine(vectors, projected_mean_coefficients(gram(vectors, _whole(vectors)), factors, eps))
 
 

@@ -28,7 +28,7 @@ def _model_stock_low_rank(
 ) -> LowRank:
     ratio = _interpolation(low_rank_row_gram(vectors) if filter_wise else low_rank_gram(vectors))
     mean = LowRank.cat([vector * (1.0 / len(vectors)) for vector in vectors])
-    ratio = ratio.to(mean.dtype)
+    ratio = ratio.to(mean.left)
     return LowRank(mean.left * (ratio.unsqueeze(-1) if filter_wise else ratio[..., None, None]), mean.right)
 
 
@@ -72,5 +72,5 @@ def model_stock(
         task vector has the cosine 0 with every other. Where |1 + (T - 1) c| < 1e-6 the base is kept.
     """
     first = 2 if filter_wise and vectors.ndim > 3 else 1
-    ratio = _interpolation(gram(vectors, tuple(range(first, vectors.ndim - 1)))).to(vectors.dtype)
+    ratio = _interpolation(gram(vectors, tuple(range(first, vectors.ndim - 1)))).to(vectors)
     return weighted_sum(vectors, torch.full_like(weights, 1.0 / len(vectors))) * ratio

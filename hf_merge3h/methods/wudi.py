@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +25,7 @@ def pseudo_inverse(gram: Float[Tensor, "*batch k k"], m: int, n: int) -> Float[T
     return (axes * safe_inverse(squares, keep).unsqueeze(-2)) @ axes.mT
 
 
-def _wudi_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], *, scale: float = 1.0) -> LowRank:
+def _wudi_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], **options: Any) -> LowRank:
     """`wudi` of factors.
 
     With Y = A_1 .. A_T on top of each other, Y = L Q^T and Q orthonormal (L L^T = Y Y^T), the system is
@@ -51,7 +53,7 @@ def _wudi_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], *
     solved = lower @ pseudo_inverse(lower.mT @ block_diagonal(inner) @ lower, m, n)
     back = solved @ (axes * safe_inverse(roots, known).unsqueeze(-2)).mT
     left = torch.cat(lefts, -1) @ (block_diagonal(outer) @ back)
-    return LowRank((left * scale).to(deltas[0].left), span.to(deltas[0].right))
+    return LowRank((left * options["scale"]).to(deltas[0].left), span.to(deltas[0].right))
 
 
 def _shares(squares: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1 1"]:
@@ -101,7 +103,7 @@ def wudi(
         of least norm. Directions under the numerical rank of the deltas, max(m, n) * eps(float32), count as none.
     """
     m, n = deltas.shape[-2:]
-    left = right = torch.zeros((), dtype=torch.float64, device=double(deltas[:0]).device)
+    left = right = double(deltas.new_zeros(()))
     for delta, weight in zip(deltas, double(weights), strict=True):
         term = double(delta) * weight
         gram = term.mT @ term

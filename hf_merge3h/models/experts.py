@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import Problems, RequestError
 from ..linalg.low_rank import LowRank
@@ -59,7 +59,7 @@ class AdaptedBase:
 
     def __init__(self, adapter: AdapterDeltas, names: NameMap, label: str) -> None:
         self.label = label
-        self._adapter, self._names = adapter, names
+        self.adapter, self._names = adapter, names
         self._memory: dict[str, str] = {}  # names on disk that are a parameter in memory, at most renamed
         self._fused: dict[str, Group] = {}  # names on disk that are part of one
         problems = Problems(f"{label} cannot be merged into whole weights")
@@ -73,20 +73,25 @@ class AdaptedBase:
             else:
                 self._fused.update(dict.fromkeys(names.by_memory[name].disk, names.by_memory[name]))
         problems.raise_any()
+        self._specs = self._find_specs()
         self._parts: tuple[Group | None, dict[str, Tensor]] = (None, {})
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """What the adapter changes, by name on disk."""
-        found = {disk: self._adapter.specs()[memory] for disk, memory in self._memory.items()}
+        return self._specs
+
+    def _find_specs(self) -> Mapping[str, TensorSpec]:
+        changed = self.adapter.specs()
+        found = {disk: changed[memory] for disk, memory in self._memory.items()}
         for disk, group in self._fused.items():
-            dtype = next(spec.dtype for name in group.memory if (spec := self._adapter.specs().get(name)))
+            dtype = next(spec.dtype for name in group.memory if (spec := changed.get(name)))
             found[disk] = TensorSpec(group.disk[disk].shape, dtype)
         return found
 
     def delta(self, name: str, base: ReadBase) -> Tensor | LowRank | None:
         """The adapter's change of one tensor; of a part of a fused one, the part of its dense change."""
         if name in self._memory:
-            return self._adapter.delta(self._memory[name], base)
+            return self.adapter.delta(self._memory[name], base)
         group = self._fused.get(name)
         if group is None:
             return None
@@ -97,12 +102,12 @@ class AdaptedBase:
     def _split(self, group: Group) -> dict[str, Tensor]:
         changes = {}
         for name, spec in group.memory.items():
-            if self._adapter.needs_base(name):
+            if self.adapter.needs_base(name):
                 raise RequestError(
                     f"{self.label}: its change of {name!r} depends on the base's weights (DoRA or modules_to_save), "
                     "which lie on disk in another form; merge_and_unload it and merge the whole model"
                 )
-            delta = self._adapter.delta(name, _unread)
+            delta = self.adapter.delta(name, _unread)
             dense = delta.dense() if isinstance(delta, LowRank) else delta
             changes[name] = torch.zeros(spec.shape) if dense is None else dense.reshape(spec.shape)
         return self._names.to_disk(group, changes)
@@ -113,6 +118,26 @@ class AdaptedBase:
         if delta is None:
             return origin
         return origin + (delta.dense() if isinstance(delta, LowRank) else delta).to(origin.device)
+
+
+def disk_names(skeleton: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """The name on disk of each parameter in memory; its own name where the tensor has another form there.
+
+    What is keyed by a tensor's name (random masks) then comes out alike for an adapter and for whole weights.
+
+    Args:
+        skeleton: the plain base, without PEFT's layers, on any device (see `plain_skeleton`); no weights are read.
+        names: of parameters in memory.
+
+    Example:
+        >>> disk_names(nn.Linear(2, 3), ["weight"])
+        {'weight': 'weight'}
+    """
+    try:
+        known = NameMap(skeleton)
+    except RequestError:  # transformers computes on saving, so there are no names on disk that would mean the same
+        return {name: name for name in names}
+    return {name: known.plain(name) or known.alias_on_disk.get(name, name) for name in names}
 
 
 def _unread() -> Tensor:

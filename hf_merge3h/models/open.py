@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import Problems, RequestError, bad, show
@@ -18,9 +19,10 @@ from .adapters.read import AdapterDeltas, base_names, read_adapter
 from .experts import AdaptedBase, WholeModel
 from .hub import ResolvedSource, resolve
 from .types import Expert, HubOptions
-from .weights.checkpoint import Checkpoint, read_config
+from .weights.checkpoint import Checkpoint
 from .weights.compare import compare
 from .weights.expert import open_expert_weights
+from .weights.loading import check_folder, load_whole
 from .weights.module import LiveModule, live_expert
 
 _WAYS = "a Hub id, a local folder, a live module or a PeftModel"
@@ -34,11 +36,13 @@ class Base:
         weights: its tensors.
         label: what a report calls it.
         identity: what it would be recognised by among the experts (the module, a resolved folder, a Hub id).
+        loaded_from: where a live model says that it was loaded from; it may have been trained since.
     """
 
     weights: LiveModule | Checkpoint
     label: str
     identity: tuple[Any, ...]
+    loaded_from: tuple[Any, ...] = ()
 
 
 def is_peft_model(thing: object) -> bool:
@@ -63,9 +67,12 @@ def fetch(source: Any, argument: str, hub: HubOptions) -> ResolvedSource:
 
 def live_base(live: LiveModule) -> Base:
     """The live model as it stands, as the base."""
-    path = getattr(getattr(live.model, "config", None), "_name_or_path", "") or ""
+    config = getattr(live.model, "config", None)
+    path = getattr(config, "_name_or_path", "") or ""
     folder = Path(path).resolve() if path and Path(path).is_dir() else None
-    return Base(live, path or type(live.model).__name__, (live.model, path, folder))
+    commit = getattr(config, "_commit_hash", None)  # where transformers itself loaded it from the Hub
+    pinned = f"{path}@{commit}" if path and commit and folder is None and "@" not in path else path
+    return Base(live, path or type(live.model).__name__, (live.model,), tuple(filter(None, (path, folder, pinned))))
 
 
 def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
@@ -81,7 +88,8 @@ def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
     found = fetch(source, "base", hub)
     if found.kind == "adapter":
         raise bad("base", str(source), "whole weights, and this is an adapter", "give it among the experts")
-    return Base(open_expert_weights(found.folder, live, "base"), str(source), (str(source), found.folder.resolve()))
+    identity = (str(source), found.folder.resolve(), _name(found))
+    return Base(open_expert_weights(found.folder, live, "base"), _name(found), identity)
 
 
 def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOptions) -> Expert:
@@ -91,7 +99,7 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
         RequestError: it is the base, or does not fit it.
         SourceError: it cannot be read.
     """
-    if _among(source, (*base.identity, live.model)):
+    if _among(source, base.identity):
         raise _is_base(role, source)
     if is_peft_model(source):
         return AdaptedBase(_active_adapter(source, role), live.names, role)
@@ -105,9 +113,13 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
     label = f"{role} ({show(str(source))[1:-1]})"
     if found.kind == "adapter":
         return AdaptedBase(load_adapter(found.folder, meta_copy(live.model), label), live.names, label)
-    if _among(found.folder.resolve(), base.identity):
+    spellings = (str(source), found.folder.resolve(), _name(found))
+    if any(_among(spelling, base.identity) for spelling in spellings):
         raise _is_base(role, source)
-    return WholeModel(open_expert_weights(found.folder, live, label), label)
+    weights = open_expert_weights(found.folder, live, label)
+    if any(_among(spelling, base.loaded_from) for spelling in spellings) and _unchanged(weights, live):
+        raise _is_base(role, source)
+    return WholeModel(weights, label)
 
 
 def _among(source: Any, identity: tuple[Any, ...]) -> bool:
@@ -117,6 +129,11 @@ def _among(source: Any, identity: tuple[Any, ...]) -> bool:
     return isinstance(source, (str, os.PathLike)) and str(source) in [
         str(k) for k in identity if isinstance(k, (str, Path))
     ]
+
+
+def _unchanged(weights: LiveModule | Checkpoint, live: LiveModule) -> bool:
+    """Whether a live model still holds what the checkpoint does (it stops at the first tensor that differs)."""
+    return all(torch.equal(weights.load(name).float(), live.load(name).float().cpu()) for name in live.specs())
 
 
 def _is_base(role: str, source: Any) -> RequestError:
@@ -182,7 +199,12 @@ def load_model(base: Any, experts: Sequence[Any], hub: HubOptions) -> nn.Module:
     found = fetch(base, "base", hub)
     if found.kind == "adapter":
         raise bad("base", str(base), "whole weights, and this is an adapter", "give it among the experts")
-    return from_pretrained(found.folder, str(base))
+    return from_pretrained(found.folder, _name(found))
+
+
+def _name(found: ResolvedSource) -> str:
+    """What a source is called in reports and configs: the folder as given, or the Hub id with its commit."""
+    return found.given if found.repo is None else f"{found.repo}@{found.commit}"
 
 
 def _recorded_base(experts: Sequence[Any], hub: HubOptions) -> str:
@@ -206,20 +228,31 @@ def _recorded_base(experts: Sequence[Any], hub: HubOptions) -> str:
 
 
 def from_pretrained(folder: Path, label: str) -> nn.Module:
-    """The model in a folder, by the class that its config names; code in the folder is never run."""
+    """The model in a folder, by the class that its config names; code in the folder is never run.
+
+    Args:
+        folder: holds config.json and safetensors; may lie in the Hub's cache.
+        label: what errors call it, and what the model records as its `name_or_path`.
+    """
+    model = _by_class(folder, label)
+    model.name_or_path = model.config._name_or_path = label
+    return model
+
+
+def _by_class(folder: Path, label: str) -> Any:
     import transformers
 
-    config = read_config(folder, label)
+    config = check_folder(folder, label)
     for architecture in config.get("architectures") or ():
         kind = getattr(transformers, str(architecture), None)
-        if kind is not None and hasattr(kind, "from_pretrained"):
-            return kind.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            return load_whole(kind, folder, label)
     if config.get("auto_map"):
         raise RequestError(
             f"{label}: its architecture {config.get('architectures')} needs code from the repository, which is never "
             "run here; load the model yourself and give it as base"
         )
-    return transformers.AutoModel.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+    return load_whole(transformers.AutoModel, folder, label)
 
 
 def recorded_bases(adapters: Sequence[AdapterDeltas]) -> str:

@@ -120,8 +120,7 @@ def test_record_of_training_is_whole(folder):
 
 def test_each_expert_beats_the_base_where_it_should():
     reports = {role: json.loads((f / "training.json").read_text()) for role, f in demo.expert_paths().items()}
-    # The honest expert's target was 0.08: docs/DEMO_EXPERTS.md says by how much it is missed.
-    for role, measure, least in (("helpfulness", "gsm8k", 0.2), ("honesty", "truthfulqa", 0.06)):
+    for role, measure, least in (("helpfulness", "gsm8k", 0.2), ("honesty", "truthfulqa", 0.08)):
         gain = reports[role]["evaluation"][measure]["gain"]
         assert gain["value"] >= least
         assert gain["interval_95"][0] > 0

@@ -13,6 +13,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import hf_merge3h
+from hf_merge3h.models.adapters.read import read_adapter
+from hf_merge3h.models.adapters.tree import PeftTree
 from tests.models import tiny
 
 ROLES = ("helpfulness", "honesty", "harmlessness")
@@ -53,6 +55,16 @@ def peft_model(base: nn.Module, adapters: dict[str, dict[str, Any]], seed: int =
             if "lora_" in key:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def deltas(model: Any, adapter: str) -> dict[str, torch.Tensor]:
+    found = read_adapter(model, adapter)
+    base = PeftTree.of(model.get_base_model()).parameters
+    dense = {}
+    for name in found.specs():
+        delta = found.delta(name, lambda name=name: base[name])
+        dense[name] = delta if isinstance(delta, torch.Tensor) else delta.dense()
+    return dense
 
 
 def three_adapters(base: nn.Module) -> Any:

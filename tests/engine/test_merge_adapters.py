@@ -10,11 +10,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from hf_merge3h import MergeWarning, RequestError, get_method, merge
-from hf_merge3h.models.adapters.read import read_adapter
-from hf_merge3h.models.adapters.tree import PeftTree
 from tests.engine.models import (
     METHODS,
     ROLES,
+    deltas,
     expert_count,
     llama,
     peft_model,
@@ -33,16 +32,6 @@ ON_ADAPTERS = [
 ]
 EXACT = [name for name in ON_ADAPTERS if get_method(name).low_rank is not None]
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
-
-
-def deltas(model: PeftModel, adapter: str) -> dict[str, torch.Tensor]:
-    found = read_adapter(model, adapter)
-    base = PeftTree.of(model.get_base_model()).parameters
-    dense = {}
-    for name in found.specs():
-        delta = found.delta(name, lambda name=name: base[name])
-        dense[name] = delta if isinstance(delta, torch.Tensor) else delta.dense()
-    return dense
 
 
 @pytest.mark.parametrize("method", ON_ADAPTERS)

@@ -6,12 +6,16 @@ import copy
 import json
 import pickle
 import re
+import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_merge3h import MergeWarning, RequestError, get_method, merge
+from hf_merge3h import MergeWarning, RequestError, SourceError, get_method, merge
+from hf_merge3h.models.weights.module import LiveModule
 from tests.engine.models import (
     METHODS,
     ROLES,
@@ -376,3 +380,191 @@ def test_singular_values_that_storage_makes_are_reported_and_dropped_on_request(
     merge(clean, experts, method="tsv_merge", denoise=True, progress=False)
     assert clean.merge_report.tensors[0].noisy_rank == 0
     assert clean.merge_report.tensors[0].kept_rank < 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": [1e39, 1, 1]}, "weights=.*finite"),
+        ({"scale": float("inf")}, "scale=inf"),
+        ({"dtype": "float16", "scale": 1e7}, r"the merged '.*' has entries up to .* do not fit into torch\.float16"),
+    ],
+)
+def test_results_that_are_not_finite_are_refused(options: dict, message: str) -> None:
+    base = llama()
+    before = state(base)
+    with pytest.raises(RequestError, match=message):
+        base.merge_3h(whole_experts(base), method="task_arithmetic", progress=False, **options)
+    assert same(before, state(base))
+
+
+@pytest.mark.parametrize("kind", ["models", "adapters"])
+def test_a_base_that_is_not_finite_is_blamed_itself(kind: str) -> None:
+    base = llama()
+    experts = whole_experts(base) if kind == "models" else [peft_model(base, {"one": LORA})]
+    with torch.no_grad():
+        base.model.layers[0].self_attn.q_proj.weight[1, 2] = float("nan")
+    with pytest.raises(RequestError, match=r"^LlamaForCausalLM: tensor 'model\.layers\.0\.self_attn\.q_proj\.weight'"):
+        base.merge_3h(experts, method="task_arithmetic", progress=False)
+
+
+def test_adapters_of_different_bases_are_refused(tmp_path) -> None:
+    base = llama()
+    experts = [peft_model(base, {"one": LORA}, seed=seed) for seed in range(2)]
+    for expert, name in zip(experts, ("me/base", "me/other"), strict=True):
+        expert.peft_config["one"].base_model_name_or_path = name
+    with pytest.raises(RequestError, match="record different bases"):
+        base.merge_3h(experts, progress=False)
+
+
+def test_warnings_as_errors_leave_the_model_as_it_was() -> None:
+    base = llama()
+    before = state(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(MergeWarning, match="times as large"):
+            base.merge_3h(whole_experts(base), method="task_arithmetic", progress=False)
+    assert same(before, state(base))
+    assert not hasattr(base, "merge_report")
+
+
+@pytest.mark.parametrize("method", ["ties", "r_tsvm"])
+def test_what_torch_is_set_to_changes_nothing(method: str) -> None:
+    base = llama()
+    experts = whole_experts(base)
+    plain = copy.deepcopy(base)
+    with quiet():
+        plain.merge_3h(experts, method=method, progress=False)
+        for context in (torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode()):
+            other = copy.deepcopy(base)
+            with context:
+                other.merge_3h(experts, method=method, progress=False)
+            assert same(state(plain), state(other))
+            other(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            other = copy.deepcopy(base)
+            other.merge_3h(experts, method=method, progress=False)
+            assert torch.get_float32_matmul_precision() == "medium"
+        finally:
+            torch.set_float32_matmul_precision("highest")
+    assert same(state(plain), state(other))
+
+
+@pytest.mark.parametrize("method", ["ties", "tsv_merge", "slerp"])
+def test_single_numbers_are_parameters_too(method: str) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+            self.linear = nn.Linear(4, 3)
+
+    base = Scaled()
+    experts = whole_experts(base, 2)
+    with quiet():
+        merge(base, experts, method=method, progress=False)
+    assert base.scale.shape == ()
+    assert torch.isfinite(base.scale)
+
+
+def test_float64_weights_that_nobody_changes_keep_their_bits() -> None:
+    base = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
+    before = state(base)
+    experts = [copy.deepcopy(base) for _ in range(2)]
+    with torch.no_grad():
+        for expert in experts:
+            expert[0].weight += 0.1
+    merge(base, experts, method="linear", progress=False)
+    assert torch.equal(before["1.weight"], base[1].weight)
+    assert torch.allclose(base[0].weight, before["0.weight"] + 0.1, atol=1e-7)
+
+
+def test_factors_are_added_to_large_weights_one_by_one() -> None:
+    """LoRAs into whole weights: no more than a few of the largest tensors are in memory at a time."""
+    base = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(8)))
+    adapters = [peft_model(base, {"one": {"target_modules": [str(i) for i in range(8)]}}, seed=s) for s in range(2)]
+    sizes = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    with quiet(), Watch():
+        merge(base, adapters, method="task_arithmetic", progress=False)
+    assert max(sizes) <= 4 * 1024 * 1024
+
+
+def test_the_base_is_read_once_for_a_merge_and_not_for_measuring() -> None:
+    base = llama()
+    adapters = [peft_model(base, {"one": LORA}, seed=seed) for seed in range(2)]
+    reads: list[str] = []
+    original = LiveModule.load
+
+    def load(self: LiveModule, name: str) -> torch.Tensor:
+        reads.append(name)
+        return original(self, name)
+
+    with quiet(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveModule, "load", load)
+        base.merge_3h(adapters, method="r_tsvm", progress=False)
+    changed = len(base.merge_report.tensors)
+    assert len(set(reads)) == changed
+    assert len(reads) <= 2 * changed  # once to merge, once to write
+
+
+def test_one_folder_given_twice_is_found(tmp_path, monkeypatch) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    for twice in (["one", "./one"], [tmp_path / "one", tmp_path / "one"], ["one/", str(tmp_path / "one")]):
+        with pytest.raises(RequestError, match="given twice"):
+            base.merge_3h(twice, method="linear", progress=False)
+
+
+def test_misspelt_arguments_are_offered() -> None:
+    base = llama()
+    experts = whole_experts(base, 2)
+    for option, meant in (("devcie", "device"), ("weight", "weights"), ("seeds", "seed")):
+        with pytest.raises(RequestError, match=f"did you mean '{meant}'"):
+            base.merge_3h(experts, progress=False, **{option: 1})
+    with pytest.raises(RequestError, match="did you mean 'ties'"):
+        base.merge_3h(experts, method="TIES", progress=False)
+
+
+def test_a_base_folder_that_is_not_whole_is_refused(tmp_path) -> None:
+    base = llama()
+    experts = whole_experts(base, 2)
+    base.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=r"'model\.norm\.weight' of the base is missing"):
+        merge(str(tmp_path), experts, method="linear", progress=False)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SourceError, match=r"model\.safetensors"):
+        merge(str(tmp_path), experts, method="linear", progress=False)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(SourceError, match="safetensors"):
+        merge(str(tmp_path), experts, method="linear", progress=False)
+
+
+def test_a_model_that_was_trained_since_is_not_its_old_folder(tmp_path) -> None:
+    llama().save_pretrained(tmp_path / "base")
+    trained = type(llama()).from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        trained.model.norm.weight += 0.5
+    trained.merge_3h([tmp_path / "base"], method="linear", progress=False)
+    assert torch.allclose(trained.model.norm.weight, llama().model.norm.weight)
+
+
+def test_two_fine_tunes_merge_into_one_of_them() -> None:
+    base = llama()
+    one, two = whole_experts(base, 2)
+    expected = copy.deepcopy(base)
+    expected.merge_3h([one, two], method="linear", progress=False)
+    one.merge_3h([one, two], method="linear", base=base, progress=False)
+    assert same(state(one), state(expected))

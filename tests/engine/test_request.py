@@ -14,12 +14,36 @@ def request(experts, **options):
 
 
 def test_roles_from_a_list() -> None:
-    assert name_experts(["helpful", "me/model", "./folder", "base"])[0] == [
-        "helpful",
-        "expert_2",
-        "expert_3",
-        "expert_4",
-    ]
+    roles, _ = name_experts(["helpful", "me/model", "./folder", "base"])
+    assert roles == ["helpfulness", "expert_2", "expert_3", "expert_4"]
+    assert name_experts(["my-adapter", "0", "merged", "a b"])[0] == ["my-adapter", "0", "expert_3", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("experts", "weights"),
+    [
+        (["my-adapter", "merged"], {"my-adapter": 1, "merged": 2}),
+        (["me/one", "me/two"], {"me/one": 1, "me/two": 2}),
+        (["helpful", "honest"], {"helpfulness": 1, "honest": 2}),
+        ({"helpful": "x1", "honest": "x2"}, {"x1": 1, "honesty": 2}),
+    ],
+)
+def test_weights_by_role_alias_or_name(experts, weights) -> None:
+    made = request(experts, weights=weights)
+    by_source = dict(zip(made.sources, made.weights, strict=True))
+    first, second = list(experts.values()) if isinstance(experts, dict) else experts
+    assert (by_source[first], by_source[second]) == (1.0, 2.0)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    import numpy as np
+
+    made = request(["a", "b"], weights=np.array([1.0, 2.0]), seed=np.int64(3), parameters={"density": np.float32(0.5)})
+    assert made.weights == (1.0, 2.0)
+    assert made.seed == 3
+    for wrong in (np.array(1.0), np.ones((2, 2)), {1.0, 2.0}):
+        with pytest.raises(RequestError, match="weights="):
+            request(["a", "b"], weights=wrong)
 
 
 def test_aliases_become_roles_and_everything_is_sorted_with_them() -> None:
@@ -54,7 +78,7 @@ def test_weights_that_do_not_fit(weights, message) -> None:
 
 
 def test_weights_by_role_follow_the_experts() -> None:
-    assert weights_in_order({"b": 1, "a": 2}, ["a", "b"], None) == [2, 1]
+    assert weights_in_order({"b": 1, "a": 2}, ["a", "b"], ["x", "y"]) == [2, 1]
 
 
 @pytest.mark.parametrize("role", ["", "merged", "x" * 101, "a\nb", 3])

@@ -126,3 +126,11 @@ def test_multislerp_is_the_closed_form_of_its_tangent_average():
     units = torch.nn.functional.normalize(deltas, dim=-1)
     mean = torch.nn.functional.normalize(units.mean(0), dim=0)
     torch.testing.assert_close(get_method("multislerp")(deltas), mean * deltas.norm(dim=-1).mean())
+
+
+def test_sce_selects_nothing_where_the_experts_agree():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(1, 400, generator=generator).repeat(3, 1)
+    vectors[2, :8] *= -1.5  # the only entries on which they differ: a quarter of them is two
+    merged = get_method("sce")(vectors, select_topk=0.25)
+    assert merged.count_nonzero() == 2

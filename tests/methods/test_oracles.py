@@ -43,7 +43,7 @@ VALUES = {
     "select_topk": [0.4],
     "equal_below": [1e9],
     "mask_lambda": [0.0, 1.5],
-    "min_experts": [1, 3],
+    "min_experts": [1, "all"],
     "threshold": [0.5],
     "r": [0.5],
     "alpha": [2.0],
@@ -110,9 +110,8 @@ def test_method_equals_its_oracle(name):
         vectors = torch.randn(n, *shape, generator=generator)
         base = torch.randn(shape, generator=generator)
         for parameters, weights in zip(variants(method), cycle(weightings(method, n)), strict=False):
-            parameters = {
-                k: tuple(0.3 + 0.1 * t for t in range(n)) if v == "each" else v for k, v in parameters.items()
-            }
+            spelt = {"each": tuple(0.3 + 0.1 * t for t in range(n)), "all": n}
+            parameters = {k: spelt.get(v, v) for k, v in parameters.items()}
             got, wanted = run(method, vectors, weights, parameters, base)
             agree(got, wanted)
 

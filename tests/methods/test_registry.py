@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
@@ -152,6 +153,17 @@ def test_unknown_parameters():
         ("ties", {"election": "som"}, "election='som': expected one of sum, count; did you mean 'sum'?"),
         ("ties", {"normalize": 1}, "normalize=1: expected True or False"),
         ("karcher", {"max_iter": 2.5}, "max_iter=2.5: expected"),
+        ("ties", {"density": torch.ones(2, 2)}, "density=tensor([1., 1.]): expected"),
+        ("ties", {"density": {0.1, 0.2}}, "expected a number in (0, 1]"),
+        ("ties", {"election": torch.ones(2)}, "expected one of sum, count"),
+        ("slerp", {"t": np.array([0.1, 0.2])}, "t=array([0.1, 0.2]): expected a number in [0, 1]"),
+        ("ties", {"scale": float("inf")}, "scale=inf: expected a finite number"),
+        ("ties", {"scale": 10**400}, "expected a finite number"),
+        ("consensus_ta", {"min_experts": 3}, "min_experts=3: expected an integer in [1, 2]"),
+        ("consensus_ties", {"min_experts": 3}, "min_experts=3: expected an integer in [1, 2]"),
+        ("ties", {"seed": "x"}, "seed='x': expected an integer"),
+        ("dare_linear", {"seed": 1.5}, "seed=1.5: expected an integer"),
+        ("dare_linear", {"seed": True}, "seed=True: expected an integer"),
         ("slerp", {"t": -0.1}, "t=-0.1: expected a number in [0, 1]"),
         ("nuslerp", {"nuslerp_row_wise": True}, "nuslerp_flatten=False"),
     ],
@@ -167,6 +179,14 @@ def test_values_out_of_range(name, parameters, message):
         ("ties", [1.0, float("nan")], "finite numbers"),
         ("ties", [0.0, 0.0], "at least one weight that is not zero"),
         ("ties", ["a", "b"], "numbers"),
+        ("ties", "ab", "numbers"),
+        ("ties", 1.0, "2 numbers, one for each expert"),
+        ("ties", torch.tensor(1.0), "2 numbers, one for each expert"),
+        ("ties", torch.ones(2, 2), "weights=tensor([1., 1.]): expected numbers, one for each expert"),
+        ("ties", [np.ones(2), 1.0], "numbers, one for each expert"),
+        ("ties", [1e39, 1.0], "finite numbers"),
+        ("ties", [10**400, 1.0], "finite numbers"),
+        ("ties", [1e-60, 0.0], "at least one weight that is not zero"),
         ("ties", [1.0, -1.0], "sum is not zero; or pass normalize=False"),
         ("linear", [1.0, -1.0], "sum is not zero; or pass normalize=False"),
         ("multislerp", [1.0, -1.0], "or pass normalize_weights=False"),
@@ -188,11 +208,46 @@ def test_numbers_of_experts():
     assert "base" in error(get_method("arcee_fusion"), DELTAS[:1])
 
 
+def test_numbers_that_arrays_hold():
+    ties = get_method("ties")
+    wanted = ties(DELTAS, [1.0, 2.0], density=0.5, scale=2.0)
+    for half, two in ((torch.tensor(0.5), torch.tensor(2.0)), (np.array(0.5), np.float32(2.0)), ([0.5], np.array([2]))):
+        density = half if not isinstance(half, list) else np.array([0.5, 0.5])
+        assert torch.equal(ties(DELTAS, np.array([1, 2]), density=density, scale=two), wanted)
+    assert torch.equal(ties(DELTAS, torch.tensor([1.0, 2.0]), density=torch.tensor([0.5, 0.5]), scale=2.0), wanted)
+    assert get_method("r_tsvm").bind({"kappa": float("inf")})["kappa"] == float("inf")
+
+
+def test_errors_stay_on_one_line():
+    assert "\n" not in error(get_method("ties"), DELTAS, density=torch.rand(3, 4))
+    assert "\n" not in error(get_method("ties"), DELTAS, unknown=torch.rand(3, 4))
+
+
 def test_vectors_that_are_none():
     assert "floating-point" in error(get_method("ties"), torch.ones(2, 3, dtype=torch.int64))
     assert "LowRank" in error(get_method("ties"), [])
     other = [LowRank.zeros((3, 4)), LowRank.zeros((3, 5))]
     assert "one shape" in error(get_method("ties"), other)
+    assert "one matrix for each expert" in error(get_method("ties"), [LowRank.zeros((2, 3, 4))] * 2)
+    broken = DELTAS.clone()
+    broken[1, 2] = float("nan")
+    assert error(get_method("ties"), broken) == "vectors of expert 2=nan: expected finite entries; 1 are not"
+    factors = [LowRank(torch.ones(3, 1), torch.full((1, 2), float("inf"))) for _ in range(2)]
+    assert "vectors of expert 1=inf: expected finite entries" in error(get_method("ties"), factors)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (torch.zeros(4), "base=(4,): expected a tensor of the experts' shape (3,)"),
+        (torch.zeros(1, 3), "base=(1, 3): expected"),
+        (torch.zeros(3, dtype=torch.int64), "a floating-point tensor"),
+        ([0.0, 0.0, 0.0], "a floating-point tensor of the experts' shape (3,)"),
+        (torch.full((3,), float("nan")), "base=nan: expected finite entries"),
+    ],
+)
+def test_bases_that_do_not_fit(base, message):
+    assert message in error(get_method("arcee_fusion"), DELTAS[:1], base=base)
 
 
 # -- forms ------------------------------------------------------------------------------------------------------------
@@ -221,3 +276,25 @@ def test_factors_in_factors_out_where_the_result_has_that_form():
     assert isinstance(get_method("nuslerp")(experts), LowRank)
     assert isinstance(get_method("nuslerp")(experts, nuslerp_flatten=False), Tensor)
     assert isinstance(get_method("ties")(experts), Tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", [each.name for each in list_methods()])
+def test_results_have_the_inputs_dtype_and_are_made_in_float32_at_least(name, dtype):
+    record = get_method(name)
+    n = max(record.experts[0], min(3, record.experts[1] or 3))
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(n, 6, 5, generator=generator).to(dtype)
+    base = {"base": torch.randn(6, 5, generator=generator).to(dtype)} if "base" in record.needs else {}
+
+    def dense(result):
+        assert result.dtype == dtype or dtype != result.dtype == torch.float32
+        return result.dense() if isinstance(result, LowRank) else result
+
+    found = record(vectors, **base)
+    assert found.dtype == dtype
+    if dtype != torch.float64:
+        wanted = record(vectors.float(), **{key: value.float() for key, value in base.items()})
+        assert torch.equal(dense(found), dense(wanted.to(dtype=dtype)))
+    factors = [LowRank(vector[:, :2], vector[:2]) for vector in vectors]
+    assert record(factors, **base).dtype == dtype

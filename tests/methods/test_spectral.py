@@ -8,9 +8,10 @@ import torch
 
 from hf_merge3h import LowRank, get_method
 from hf_merge3h.apply import gather, merge_stack
+from hf_merge3h.linalg.low_rank import norms
 from hf_merge3h.linalg.random import mask_keys
 from hf_merge3h.methods.r_tsvm import select
-from hf_merge3h.methods.reweighting import DeltaScales, norms, ranks_by_share, sparsity
+from hf_merge3h.methods.reweighting import DeltaScales, ranks_by_share, sparsity
 
 from ..oracles_spectral import ORACLES
 

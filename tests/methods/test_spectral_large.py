@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_merge3h import get_method
+from hf_merge3h import LowRank, get_method
+from hf_merge3h.apply import merge_stack
 from hf_merge3h.linalg.parallel import concurrently, pieces
 from hf_merge3h.linalg.polar import polar
 from hf_merge3h.linalg.svd import LARGE, leading_triplets
@@ -84,3 +85,35 @@ def test_jobs_keep_their_order_their_errors_and_the_number_of_threads():
         concurrently([lambda: 1, lambda: 1 // 0])
     assert torch.get_num_threads() == 2
     assert [len(part) for part in pieces(noise(5, 1))] == [3, 2]
+
+
+@pytest.mark.parametrize("name", ["tsv_merge", "r_tsvm", "iso_c", "iso_cts", "knots_ties", "wudi"])
+def test_a_large_matrix_does_not_depend_on_its_batch_mates(name):
+    method = get_method(name)
+    full, lora = noise(2, N, N), noise(2, N, 5) @ noise(2, 5, N, seed=1)
+    parameters = method.bind({"gamma": 0.0} if name == "r_tsvm" else {})
+    supplied = {"names": ("a", "b"), "noise": torch.zeros(2), "statistics": None}
+
+    def merge(stack):
+        count = stack.shape[1]
+        own = {**supplied, "names": supplied["names"][:count], "noise": supplied["noise"][:count]}
+        found = merge_stack(method, stack, torch.ones(2), parameters, own, spectral=True)
+        return found.dense() if isinstance(found, LowRank) else found
+
+    together = merge(torch.stack([full, lora], 1))
+    for place, alone in enumerate((full, lora)):
+        assert distance(together[place], merge(alone.unsqueeze(1))[0]) < 1e-7
+
+
+def test_kernels_decide_for_each_large_matrix():
+    full, falling = noise(N, N), noise(N, N, seed=1) * torch.logspace(0, -3, N)
+    both = leading_triplets(torch.stack([full, falling]), N // 3)
+    assert both.left.dtype == torch.float64
+    for place, matrix in enumerate((full, falling)):
+        for part, alone in zip(both, leading_triplets(matrix, N // 3), strict=True):
+            assert torch.equal(part[place], alone.double())
+    basis = torch.linalg.qr(noise(N, 60)).Q
+    lacking = basis.repeat(1, 9)[:, :N]
+    factors = polar(torch.stack([full, lacking]))
+    for place, matrix in enumerate((full, lacking)):
+        assert torch.equal(factors[place], polar(matrix).to(factors))

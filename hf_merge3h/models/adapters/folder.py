@@ -19,20 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import Problems, RequestError, SourceError, nearest, show
+from ..lock import PATCHED_TORCH
+from ..weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .checks import check_config
 from .read import AdapterDeltas, collect
 from .tree import PeftTree, named_tensors
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PICKLE = "adapter_model.bin"
 _CONFIG_LIMIT = 4_000_000  # bytes; a config that lists each of ten thousand modules has about one million
 _NAME = "expert"  # the adapter's name on the copy
 # Model classes of PEFT that wrap a classification head of their own accord, as the saved adapter then has it.
 _WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-
-
-def is_adapter_folder(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter."""
-    return (folder / CONFIG).is_file()
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
@@ -73,8 +70,9 @@ def load_adapter(folder: Path, skeleton: nn.Module, label: str) -> AdapterDeltas
         raise RequestError(
             f"adapter {label!r}: the model already has PEFT layers; give the plain base (get_base_model)"
         )
-    model, taken = _load(config, state, skeleton, label)
-    return collect(model, _NAME, label, _replaced(model, skeleton, taken))
+    with PATCHED_TORCH:
+        model = _load(config, state, skeleton, label)
+    return collect(model, _NAME, label, _replaced(model, skeleton), PeftTree.of(skeleton).ties)
 
 
 def read_config(folder: Path, label: str) -> PeftConfig:
@@ -83,9 +81,11 @@ def read_config(folder: Path, label: str) -> PeftConfig:
     Raises:
         SourceError: missing, too large, no JSON object, of an unknown kind, or with fields PEFT does not take.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise SourceError(f"adapter {label!r}: no {CONFIG} in {folder}; expected a folder written by save_pretrained")
+        raise SourceError(
+            f"adapter {label!r}: no {ADAPTER_CONFIG} in {folder}; expected a folder written by save_pretrained"
+        )
     if path.stat().st_size > _CONFIG_LIMIT:
         raise SourceError(
             f"adapter {label!r}: {path} has {path.stat().st_size:,} bytes, more than any adapter's config"
@@ -111,15 +111,17 @@ def read_config(folder: Path, label: str) -> PeftConfig:
 
 
 def _read_weights(folder: Path, label: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     if not path.is_file():
-        if (folder / PICKLE).is_file():
+        if (folder / _PICKLE).is_file():
             raise SourceError(
-                f"adapter {label!r}: {folder} has only {PICKLE}, a pickle, which can run code when it is opened; "
+                f"adapter {label!r}: {folder} has only {_PICKLE}, a pickle, which can run code when it is opened; "
                 'where you trust it, convert it: python -c "import torch, safetensors.torch as s; '
-                f"s.save_file(torch.load('{PICKLE}', weights_only=True), '{WEIGHTS}')\""
+                f"s.save_file(torch.load('{_PICKLE}', weights_only=True), '{ADAPTER_WEIGHTS}')\""
             )
-        raise SourceError(f"adapter {label!r}: no {WEIGHTS} in {folder}; expected a folder written by save_pretrained")
+        raise SourceError(
+            f"adapter {label!r}: no {ADAPTER_WEIGHTS} in {folder}; expected a folder written by save_pretrained"
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -128,10 +130,8 @@ def _read_weights(folder: Path, label: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _load(
-    config: PeftConfig, state: dict[str, Tensor], skeleton: nn.Module, label: str
-) -> tuple[PeftModel, frozenset[str]]:
-    """PEFT's model over a meta copy, with the adapter's real tensors in it; and the keys that it took."""
+def _load(config: PeftConfig, state: dict[str, Tensor], skeleton: nn.Module, label: str) -> PeftModel:
+    """PEFT's model over a meta copy, with the adapter's real tensors in it."""
     task = str(getattr(config.task_type, "value", config.task_type))
     wrapper = MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task] if task in _WITH_HEAD else PeftModel
     problems = Problems(f"adapter {label!r} does not fit this base", SourceError)
@@ -152,23 +152,23 @@ def _load(
         try:
             result: Any = set_peft_model_state_dict(model, state, _NAME, low_cpu_mem_usage=True)
         except KeyError as error:
-            raise SourceError(f"adapter {label!r} does not fit this base: {WEIGHTS} has no {error}") from None
+            raise SourceError(f"adapter {label!r} does not fit this base: {ADAPTER_WEIGHTS} has no {error}") from None
         except Exception as error:
             for line in [line.strip() for line in str(error).splitlines() if "size mismatch" in line]:
                 problems.add(line.replace(f".{_NAME}.", "."))
             problems.raise_any()
             raise SourceError(f"adapter {label!r} does not fit this base: {_first_line(error)}") from error
     for key in result.unexpected_keys:
-        problems.add(f"{WEIGHTS} has {key.replace(f'.{_NAME}', '')!r}, for which the base has no place")
+        problems.add(f"{ADAPTER_WEIGHTS} has {key.replace(f'.{_NAME}', '')!r}, for which the base has no place")
     for name, layer in PeftTree.of(model.get_base_model()).layers:
         for key, tensor in named_tensors(layer):
             if tensor.is_meta and f".{_NAME}." in f".{key}." and "trainable_tokens_original" not in key:
-                problems.add(f"{WEIGHTS} lacks {f'{name}.{key}'.replace(f'.{_NAME}', '')!r}")
+                problems.add(f"{ADAPTER_WEIGHTS} lacks {f'{name}.{key}'.replace(f'.{_NAME}', '')!r}")
     problems.raise_any()
-    return model, frozenset(state)
+    return model
 
 
-def _replaced(model: PeftModel, skeleton: nn.Module, taken: frozenset[str]) -> dict[str, Tensor]:
+def _replaced(model: PeftModel, skeleton: nn.Module) -> dict[str, Tensor]:
     """Tensors of the base that the adapter's file brought: biases, and embeddings saved beside the adapter.
 
     Those that equal the skeleton's are left out: PEFT saves embeddings whenever an adapter targets them.

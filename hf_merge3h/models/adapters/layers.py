@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ...linalg.low_rank import LowRank
 from ..types import ReadBase, TensorSpec
-from .tree import is_quantised
+from ..weights.quantised import is_quantised
 
 #: What holds a change: LoRA factors, LoRA on a bare parameter, `lora_bias`, a whole copy of the module
 #: (`modules_to_save`), rows of an embedding (`trainable_token_indices`), a tensor that the adapter's file brings
@@ -53,6 +54,8 @@ class Part:
         spec: shape of the parameter, dtype of the change, rank where it is a LowRank.
         needs_base: `read` asks for the base's values.
         read: gives the change, float32.
+        factor_rank: where `read` gives a dense tensor of bounded rank, that bound (of a convolution's kernel, in its
+            flattened form [out, in * k]).
     """
 
     name: str
@@ -61,6 +64,7 @@ class Part:
     spec: TensorSpec
     needs_base: bool
     read: Callable[[ReadBase], Tensor | LowRank]
+    factor_rank: int | None = None
 
 
 def lora_parts(name: str, layer: Any, adapter: str) -> Iterator[Part]:
@@ -97,6 +101,7 @@ def lora_parts(name: str, layer: Any, adapter: str) -> Iterator[Part]:
             spec,
             False,
             lambda base: product.to(dtype=torch.float32).dense().view(shape),
+            product.rank,
         )
     bias = getattr(layer.lora_B[adapter], "bias", None) if adapter in layer.lora_B else None
     if bias is not None:
@@ -180,7 +185,8 @@ def merged_parts(
         if not only or key in only:
             spec = TensorSpec(tuple(parameter.shape), _dtype(layer, adapter, parameter.dtype))
             read = _Merge(layer, adapter, key, additive)
-            yield Part(prefix + key, name, "merged", spec, not additive, read)
+            bound = _rank_bound(layer, adapter, spec.shape) if additive else None
+            yield Part(prefix + key, name, "merged", spec, not additive, read, bound)
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,15 @@ class _Merge:
         twin.merge(safe_merge=False, adapter_names=[self.adapter])
         after = twin.get_base_layer().get_parameter(self.key)
         return (after.detach().double() - before[self.key]).float()
+
+
+def _rank_bound(layer: Any, adapter: str, shape: tuple[int, ...]) -> int | None:
+    """The rank that a change cannot exceed, for the kinds whose layers tell it."""
+    power = {"AdaLoraLayer": 1, "VeraLayer": 1, "LoHaLayer": 2}  # LoHa: a product, entry by entry, of two of rank r
+    found = [power[kind.__name__] for kind in type(layer).__mro__ if kind.__name__ in power]
+    if not found or len(shape) < 2:
+        return None
+    return min(int(layer.r[adapter]) ** found[0], shape[0], math.prod(shape[1:]))
 
 
 def _dtype(layer: Any, adapter: str, default: torch.dtype) -> torch.dtype:
@@ -273,7 +288,8 @@ def token_parts(name: str, layer: Any, adapter: str) -> Iterator[Part]:
         return LowRank(one_hot, change)
 
     spec = TensorSpec(shape, values.dtype, len(rows) if low else None)
-    yield Part(f"{name}.weight" if name else "weight", name, "tokens", spec, True, read)
+    bound = min(len(rows), *shape)
+    yield Part(f"{name}.weight" if name else "weight", name, "tokens", spec, True, read, bound)
 
 
 def replaced_part(name: str, module: str, value: Tensor, inner: Part | None) -> Part:

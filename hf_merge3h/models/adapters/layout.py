@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from ...errors import Problems
 from ...linalg.compress import balance, compress
 from ...linalg.low_rank import LowRank
+from ..weights.quantised import is_quantised
 from .read import AdapterDeltas
-from .tree import PeftTree, is_quantised
+from .tree import PeftTree
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -132,7 +133,7 @@ def _place(
     key = name.rpartition(".")[2]
     holder = _holder(module, layout.saved)
     if holder is not None:
-        layout.saved[holder][name[len(holder) + 1 :]] = dense(delta)
+        layout.saved[holder][name[len(holder) + 1 :]] = _unflattened(delta, tree.parameters[name])
     elif not _changes(delta):
         return
     elif module in tokens:
@@ -181,6 +182,12 @@ def dense(delta: LowRank | Tensor) -> Tensor:
     return delta.dense() if isinstance(delta, LowRank) else delta
 
 
+def _unflattened(delta: LowRank | Tensor, parameter: Tensor) -> Tensor:
+    """Multiplied out, in the shape of the parameter (a packed one says nothing of its shape)."""
+    whole = dense(delta)
+    return whole.reshape(parameter.shape) if whole.numel() == parameter.numel() else whole
+
+
 def _aliases(name: str, sources: Sequence[AdapterDeltas], problems: Problems) -> tuple[str, ...]:
     """The names under which a delta is written: all of a tied parameter's, if its sources changed all alike."""
     forms = {source.covers.get(name, (name,)) for source in sources if name in source.parts}
@@ -202,7 +209,8 @@ def _fits_lora(name: str, delta: LowRank | Tensor, tree: PeftTree) -> bool:
     key = name.rpartition(".")[2]
     if key in ("weight", "bias") and takes_lora(owner):
         return True
-    return module != "" and delta.ndim in (2, 3)
+    # Factors of a flattened kernel are no matrix that `target_parameters` could mean.
+    return module != "" and delta.ndim in (2, 3) and delta.ndim >= tree.parameters[name].ndim
 
 
 def takes_lora(module: nn.Module) -> bool:

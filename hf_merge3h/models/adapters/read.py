@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,17 +49,6 @@ class AdapterDeltas:
         return getattr(self.config, "base_model_name_or_path", None) or None
 
     @property
-    def peft_type(self) -> str:
-        """LORA, LOHA, ..."""
-        return str(getattr(self.config.peft_type, "value", self.config.peft_type))
-
-    @property
-    def task_type(self) -> str | None:
-        """CAUSAL_LM, ... as the adapter's config records it."""
-        kind = getattr(self.config, "task_type", None)
-        return None if kind is None else str(getattr(kind, "value", kind))
-
-    @property
     def rank(self) -> int | None:
         """The greatest rank among its low-rank changes; None where there is none."""
         return max((part.spec.rank for part in self.parts.values() if part.spec.rank is not None), default=None)
@@ -68,9 +58,34 @@ class AdapterDeltas:
         """The widest dtype among its tensors."""
         return widest(part.spec.dtype for part in self.parts.values())
 
-    def specs(self) -> dict[str, TensorSpec]:
-        """The parameters that this adapter changes."""
+    @cached_property
+    def _specs(self) -> Mapping[str, TensorSpec]:
         return {name: part.spec for name, part in self.parts.items()}
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """The parameters that this adapter changes."""
+        return self._specs
+
+    def whole_names(self) -> frozenset[str]:
+        """Parameters whose change is held as a whole tensor, not as factors: saved modules, replaced tensors."""
+        return frozenset(name for name, part in self.parts.items() if part.kind in ("saved", "replaced"))
+
+    def stack_names(self) -> frozenset[str]:
+        """Parameters that are stacks of matrices [expert, m, n], as `target_parameters` says of them."""
+        return frozenset(
+            name for name, part in self.parts.items() if part.kind == "parameter" and len(part.spec.shape) == 3
+        )
+
+    def rank_of(self, name: str) -> int | None:
+        """The greatest rank that a change can have, of a convolution's kernel in its flattened form [out, in * k].
+
+        0 where the adapter leaves the parameter alone, None where nothing bounds it (whole tensors, DoRA). Unlike
+        `TensorSpec.rank` it does not say that `delta` gives factors.
+        """
+        part = self.parts.get(name)
+        if part is None:
+            return 0
+        return part.factor_rank if part.spec.rank is None else part.spec.rank
 
     def needs_base(self, name: str) -> bool:
         """Whether `delta(name, base)` asks for the base's values."""
@@ -80,16 +95,23 @@ class AdapterDeltas:
         """The change of one parameter, float32, as the base stores it (None: the adapter leaves it alone).
 
         Raises:
-            RequestError: entries that are not finite.
+            RequestError: entries that are not finite, in the change or in the base's values that it depends on.
         """
         part = self.parts.get(name)
         if part is None:
             return None
         with torch.no_grad():
             delta = part.read(base)
-        if isinstance(delta, Tensor) and not torch.isfinite(delta).all():
-            raise RequestError(f"adapter {self.label!r}: the change of {name!r} has entries that are not finite")
-        return delta
+            if isinstance(delta, LowRank) and not part.needs_base:  # its factors were looked through when it was read
+                return delta
+            if all(bool(torch.isfinite(each).all()) for each in _tensors(delta)):
+                return delta
+            if part.needs_base and not torch.isfinite(base()).all():
+                raise RequestError(
+                    f"the base: tensor {name!r} has entries that are not finite, and the change that adapter "
+                    f"{self.label!r} makes to it depends on its values; repair the base, or give another"
+                )
+        raise RequestError(f"adapter {self.label!r}: the change of {name!r} has entries that are not finite")
 
     def weight(self, name: str, base: ReadBase) -> Tensor:
         """The base's parameter with the change in it, float32."""
@@ -115,6 +137,10 @@ class AdapterDeltas:
                 self.partial[name] = (
                     f"adapter {self.label!r} changes {name!r} but not, or not alike, {others}, to which it is tied"
                 )
+
+
+def _tensors(delta: Tensor | LowRank) -> tuple[Tensor, ...]:
+    return (delta.left, delta.right) if isinstance(delta, LowRank) else (delta,)
 
 
 def _alike(one: Part, other: Part) -> bool:
@@ -150,10 +176,26 @@ def read_adapter(peft_model: Any, adapter_name: str, label: str | None = None) -
     return collect(peft_model, adapter_name, label, replaced={})
 
 
-def collect(peft_model: Any, adapter: str, label: str, replaced: Mapping[str, Tensor]) -> AdapterDeltas:
-    """Read the layers of a PeftModel; `replaced` holds tensors of the base that the adapter's file brought."""
+def collect(
+    peft_model: Any,
+    adapter: str,
+    label: str,
+    replaced: Mapping[str, Tensor],
+    ties: Mapping[str, tuple[str, ...]] | None = None,
+) -> AdapterDeltas:
+    """Read the layers of a PeftModel.
+
+    Args:
+        peft_model: the model.
+        adapter: its name in there.
+        label: how messages call it.
+        replaced: tensors of the base that the adapter's file brought.
+        ties: of the base's parameters, where loading that file undid them.
+    """
     config = peft_model.peft_config[adapter]
     tree = PeftTree.of(peft_model.get_base_model())
+    if ties is not None:
+        tree.ties = dict(ties)
     check_finite(label, tree.layers, adapter)
     parts: dict[str, Part] = {}
     problems = Problems(f"adapter {label!r} has no exact delta")

@@ -10,9 +10,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 
-#: Packages whose layers keep their weights packed.
-_QUANTISERS = ("bitsandbytes", "gptqmodel", "auto_gptq", "awq", "aqlm", "hqq", "eetq", "torchao", "auto_round")
-
 
 @dataclass
 class PeftTree:
@@ -89,16 +86,3 @@ def named_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield from walk(f"{prefix}{key}.", child)
 
     return walk("", layer)
-
-
-def is_quantised(module: nn.Module) -> bool:
-    """Whether a layer's weights are packed, so that they are no plain numbers to read or add to."""
-    if type(module).__module__.partition(".")[0] in _QUANTISERS:
-        return True
-    if any(getattr(module, packed, None) is not None for packed in ("qweight", "W_q")):
-        return True
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return False
-    packed_class = type(weight).__module__.partition(".")[0] in _QUANTISERS
-    return packed_class or getattr(weight, "quant_state", None) is not None or not weight.is_floating_point()

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...errors import RequestError, bad
 from ...linalg.low_rank import LowRank
+from ..lock import PATCHED_TORCH
 from .checks import check_peft_model
 from .layout import Layout, lay_out, lora_layers, padded
 from .read import AdapterDeltas, widest
@@ -58,7 +59,13 @@ def write_adapter(
     dtype = dtype or widest(source.dtype for source in sources)
     config = _config(peft_model, tree, layout, sources)
     gradients = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
-    with all_or_nothing(peft_model), torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with (
+        PATCHED_TORCH,
+        all_or_nothing(peft_model),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
         # PEFT warns of what is meant here: deleting the active adapter, targets that are tied.
         warnings.simplefilter("ignore")
         if adapter_name in peft_model.peft_config:

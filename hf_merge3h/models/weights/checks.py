@@ -7,51 +7,8 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from ...errors import RequestError, bad
+from .quantised import from_quantiser
 
-#: Roots of packages whose modules or tensors hold quantised weights.
-_QUANTISERS = frozenset(
-    {
-        "bitsandbytes",
-        "auto_gptq",
-        "gptqmodel",
-        "awq",
-        "auto_awq",
-        "autoawq",
-        "torchao",
-        "hqq",
-        "quanto",
-        "optimum",
-        "aqlm",
-        "eetq",
-        "vptq",
-        "spqr_quant",
-        "fbgemm",
-        "compressed_tensors",
-        "auto_round",
-        "gguf",
-        "flute",
-        "fouroversix",
-    }
-)
-#: The same by class, for builds and wrappers that live elsewhere.
-_QUANTISED_CLASSES = (
-    "Linear4bit",
-    "Linear8bitLt",
-    "LinearFP4",
-    "LinearNF4",
-    "Params4bit",
-    "Int8Params",
-    "QuantLinear",
-    "QuantizedLinear",
-    "WQLinear",
-    "FP8Linear",
-    "HqqLinear",
-    "HQQLinear",
-    "AqlmLinear",
-    "EetqLinear",
-    "QModuleMixin",
-    "WeightQBytesTensor",
-)
 #: Wrappers, and what to pass instead.
 _WRAPPERS = {
     "OptimizedModule": ("was compiled by torch.compile", "pass the module that was compiled: model._orig_mod"),
@@ -123,20 +80,13 @@ def _quantised(model: nn.Module) -> _Findings:
         method = getattr(config, "quant_method", None) or getattr(model, "quantization_method", None)
         yield f"is quantised ({getattr(method, 'value', method) or 'by an unknown method'})", remedy
     for path, module in model.named_modules():
-        if _from_quantiser(module):
+        if from_quantiser(module):
             yield f"has quantised weights ({path!r} is a {type(module).__name__})", remedy
     for name, parameter in model.named_parameters():
-        if _from_quantiser(parameter) or _from_quantiser(parameter.data):
+        if from_quantiser(parameter) or from_quantiser(parameter.data):
             yield f"has quantised weights ({name!r} is a {type(parameter.data).__name__})", remedy
         if parameter.is_floating_point() and parameter.element_size() == 1:
             yield f"has quantised weights ({name!r} is {parameter.dtype})", remedy
-
-
-def _from_quantiser(thing: object) -> bool:
-    return any(
-        kind.__module__.partition(".")[0] in _QUANTISERS or kind.__name__.startswith(_QUANTISED_CLASSES)
-        for kind in type(thing).__mro__
-    )
 
 
 def _sharded(model: nn.Module) -> _Findings:

@@ -144,6 +144,28 @@ def test_folder_equals_loaded(make: Callable[[], nn.Module], config: Any, tmp_pa
     check_exact(from_folder, zoo.oracle(base, model), zoo.clean(base))
 
 
+@pytest.mark.parametrize(("make", "config"), ADAPTERS.values(), ids=list(ADAPTERS))
+def test_rank_of_bounds_the_rank(make: Callable[[], nn.Module], config: Any) -> None:
+    base = make()
+    source = read_adapter(zoo.adapted(base, config), "default")
+    stacks = source.stack_names()
+    assert source.specs() is source.specs()  # asked for once a tensor: made once
+    assert stacks == {name for name in source.specs() if ".experts." in name}
+    for name, part in source.parts.items():
+        delta = zoo.dense(source.delta(name, lambda name=name: zoo.clean(base)[name])).double()
+        bound = source.rank_of(name)
+        if bound is None:
+            assert name in source.whole_names() or part.kind in ("bias", "merged")
+            continue
+        matrices = delta if name in stacks else delta.flatten(1)
+        assert torch.linalg.matrix_rank(matrices, rtol=1e-6).max() <= bound <= min(matrices.shape[-2:])
+        assert part.spec.rank in (None, bound)
+        if part.kind != "tokens":
+            dense = part.kind == "merged" or (delta.ndim > 2 and name not in stacks)
+            assert part.spec.rank == (None if dense else bound)
+    assert source.rank_of("nowhere") == 0
+
+
 def test_merged_weights_give_the_forward_pass() -> None:
     """The oracle itself: PEFT's merging and its forward agree on the adapters that we call exact."""
     for make, config in ADAPTERS.values():
@@ -183,3 +205,17 @@ def test_adapter_of_transformers_4_experts(tmp_path: Path) -> None:
         delta = deltas.delta(f"model.layers.0.mlp.experts.{name}", lambda stack=stack: stack)
         assert isinstance(delta, LowRank)
         torch.testing.assert_close(delta.dense(), stack, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_one_side_of_a_tie_is_told_alike_for_loaded_and_saved(tmp_path, target: str, embeddings: bool) -> None:
+    """PEFT's file may hold the embedding itself; loading it must not make the tie be forgotten."""
+    base = zoo.llama(tied=True)
+    model = zoo.adapted(base, LoraConfig(r=2, target_modules=[target]))
+    name = next(iter(model.peft_config))
+    with zoo.quiet():
+        model.save_pretrained(tmp_path, save_embedding_layers=embeddings)
+    folder = tmp_path if (tmp_path / "adapter_config.json").exists() else tmp_path / name
+    loaded, saved = read_adapter(model, name), load_adapter(folder, zoo.llama(tied=True), "saved")
+    assert loaded.partial.keys() == saved.partial.keys() != set()

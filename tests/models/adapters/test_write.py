@@ -262,3 +262,51 @@ def test_overwrite_the_only_adapter() -> None:
     sources = [read_adapter(model, "default")]
     write_adapter(model, "default", {"11.weight": torch.eye(6)}, sources=sources, overwrite=True)
     assert set(read_adapter(model, "default").specs()) == {"11.weight"}
+
+
+KERNELS = {"line": (5, 18), "point": (4, 5), "plane": (6, 36), "space": (4, 108)}
+
+
+def _flat(rank: int = 2) -> dict[str, LowRank]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        f"{name}.weight": LowRank(torch.randn(m, rank, generator=generator), torch.randn(rank, n, generator=generator))
+        for name, (m, n) in KERNELS.items()
+    }
+
+
+def _check_kernels(written: AdapterDeltas, base: nn.Module, deltas: dict[str, LowRank]) -> None:
+    for name, factors in deltas.items():
+        before = zoo.clean(base)[name]
+        got = zoo.dense(written.delta(name, lambda before=before: before))
+        torch.testing.assert_close(got, factors.dense().view(before.shape), rtol=1e-6, atol=2e-6, msg=name)
+
+
+def test_factors_of_flattened_kernels(tmp_path: Path) -> None:
+    base = zoo.convolutions()
+    model = zoo.adapted(base, LoraConfig(r=3, target_modules=["line", "table"]))
+    sources = [read_adapter(model, "default")]
+    write_adapter(model, "merged", _flat(), sources=sources)
+    written = read_adapter(model, "merged")
+    _check_kernels(written, base, _flat())
+    assert {name: written.rank_of(name) for name in _flat()} == dict.fromkeys(_flat(), 2)
+    with torch.no_grad():
+        for name, factors in _flat().items():
+            parameter = base.get_parameter(name)
+            parameter.add_(factors.dense().view(parameter.shape))
+    torch.testing.assert_close(zoo.outputs(model), zoo.outputs(base), rtol=1e-4, atol=1e-4)
+    loaded = zoo.reload(zoo.convolutions(), zoo.save(model, tmp_path, "merged"))
+    assert torch.equal(zoo.outputs(loaded), zoo.outputs(model))
+
+
+def test_factors_of_flattened_kernels_in_whole_modules() -> None:
+    """Where LoRA cannot hold a kernel (dilation), or the model has the module whole already, it is saved whole."""
+    base = zoo.convolutions()
+    base.space.dilation = (1, 2, 1)
+    config = LoraConfig(r=3, target_modules=["table"], modules_to_save=["line", "plane"])
+    model = zoo.adapted(base, config)
+    write_adapter(model, "merged", _flat(), sources=[read_adapter(model, "default")])
+    written = read_adapter(model, "merged")
+    _check_kernels(written, base, _flat())
+    assert written.whole_names() >= {"line.weight", "plane.weight", "space.weight"}
+    assert "point.weight" not in written.whole_names()

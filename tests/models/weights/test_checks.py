@@ -6,6 +6,7 @@ from torch import nn
 
 from hf_merge3h.errors import RequestError
 from hf_merge3h.models.weights.checks import check_live
+from hf_merge3h.models.weights.quantised import is_quantised
 from tests.models import tiny
 
 
@@ -87,3 +88,32 @@ def test_compiled_in_place_is_fine():
     model = nn.Linear(2, 2)
     model.compile(backend="eager")
     check_live(model, "base")
+
+
+def _packed(name, value):
+    layer = nn.Linear(2, 2)
+    setattr(layer, name, value)
+    return layer
+
+
+PACKED = {
+    "bitsandbytes": lambda: _fake("Linear4bit", module="bitsandbytes.nn.modules")(2, 2),
+    "quanto": lambda: _fake("QLinear", _fake("QModuleMixin", object), nn.Linear, module="optimum.quanto.nn")(2, 2),
+    "quanto weights": lambda: _packed("weight", nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)),
+    "compressed_tensors": lambda: _packed("weight_packed", torch.zeros(2, 1, dtype=torch.int32)),
+    "compressed linear": lambda: _fake("CompressedLinear", module="compressed_tensors.linear.compressed_linear")(2, 2),
+    "float8": lambda: _packed("weight", nn.Parameter(torch.zeros(2, 2).to(torch.float8_e4m3fn), requires_grad=False)),
+    "gguf": lambda: _packed("weight", _fake("GGUFParameter", nn.Parameter)(torch.zeros(2, 2))),
+    "gguf package": lambda: _fake("Linear", module="gguf.torch")(2, 2),
+    "gptq": lambda: _packed("qweight", torch.zeros(1, dtype=torch.int32)),
+    "hqq": lambda: _packed("W_q", torch.zeros(1, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("make", PACKED.values(), ids=list(PACKED))
+def test_packed_layers_are_told(make):
+    assert is_quantised(make())
+
+
+def test_plain_layers_are_not_packed():
+    assert not any(map(is_quantised, (nn.Linear(2, 2), nn.Embedding(3, 2).bfloat16(), nn.LayerNorm(2), nn.Identity())))
