@@ -26,7 +26,7 @@ MERGED = "merged"
 def run(
     out: Annotated[Path, typer.Option(help="Folder for the merged adapter.")] = Path("demo_output"),
     method: Annotated[str, typer.Option(help="A merging method, see `hf-merge3h methods`.")] = "r_tsvm",
-    tokens: Annotated[int, typer.Option(min=1, help="Length of each answer, in tokens.")] = 48,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of each answer, in tokens.")] = 36,
 ) -> None:
     """Merge the three shipped experts and show what came of it."""
     import transformers
