@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from .linalg.low_rank import LowRank
 from .linalg.random import mask_keys
 
 if TYPE_CHECKING:
-    from .registry import Method
+    from .registry import Method, Parts
 
 #: What the experts hold at one group of tensors: a stack [task, batch, *shape], or one LowRank [batch, m, n] a task.
 Vectors = Tensor | tuple[LowRank, ...]
@@ -73,6 +74,47 @@ def merge_stack(
         return method.function(torch.stack([vector.dense() for vector in vectors]), weights, **keywords)
     assert method.low_rank is not None
     return method.low_rank(vectors, weights, **keywords)
+
+
+@dataclass(frozen=True)
+class _Elementwise:
+    """Parts of a method that treats every entry by itself."""
+
+    merge_part: Callable[[Tensor], Tensor]
+
+    def stride(self) -> None:
+        """Nothing has to be known beforehand."""
+
+    def look(self, vectors: Tensor) -> None:
+        """Not called."""
+
+    def add(self, seen: None) -> None:
+        """Not called."""
+
+    def merge(self, start: int, vectors: Tensor) -> Tensor:
+        """The method itself, on the part."""
+        return self.merge_part(vectors)
+
+
+def parts_of(
+    method: Method,
+    weights: Float[Tensor, "task"],
+    parameters: Mapping[str, Any],
+    supplied: Mapping[str, Any],
+    entries: int,
+    *,
+    spectral: bool,
+) -> Parts | None:
+    """How to merge one dense tensor part by part, with the bits of `merge_stack`; None where it must be whole."""
+    if method.elementwise or (method.matrix_only and not spectral):
+
+        def merge(part: Tensor) -> Tensor:
+            merged = merge_stack(method, part, weights, parameters, supplied, spectral=spectral)
+            assert isinstance(merged, Tensor)
+            return merged
+
+        return _Elementwise(merge)
+    return None if method.parts is None else method.parts(parameters, weights, supplied, entries)
 
 
 def call_directly(method: Method, vectors: Any, weights: Any, options: Mapping[str, Any]) -> Any:

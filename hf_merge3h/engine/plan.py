@@ -88,7 +88,7 @@ def make_plan(
         if not any(name in specs for specs in changed):
             continue
         ranks = tuple(specs[name].rank if name in specs else 0 for specs in changed)
-        kinds.setdefault(_kind(request, name, spec, ranks, vectors), []).append(name)
+        kinds.setdefault(kind_of(request, name, spec, ranks, vectors), []).append(name)
     groups = []
     for (shape, stacked, spectral, low_rank, ranks), names in kinds.items():
         for part in _parts(names, shape, ranks, low_rank, request.device.type):
@@ -96,7 +96,7 @@ def make_plan(
     return Plan(request.method.name, tuple(groups))
 
 
-def _kind(
+def kind_of(
     request: Request, name: str, spec: TensorSpec, ranks: tuple[int | None, ...], vectors: bool
 ) -> tuple[Any, ...]:
     """What tensors must have in common to be merged in one call."""

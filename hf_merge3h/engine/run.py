@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -35,8 +35,11 @@ class Stored:
 class Sink(Protocol):
     """Where merged tensors go."""
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
-        """Keep the merged deltas of a group ([names, *shape]); nothing else changes before the run has ended."""
+    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None, whole: Tensor | None = None) -> Stored:
+        """Keep the merged deltas of a group ([names, *shape]); nothing else changes before the run has ended.
+
+        Where a method works on weights, `whole` is what it made of them, before the base was taken off.
+        """
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Run:
 
     Attributes:
         weights_at_hand: the base's weights may be read for every tensor (false for adapters on adapters).
+        progress: show a bar.
+        measure: whether to look at what the merge does; without it there are no reports.
+        baseless: there is no base at all, and every method gets whole weights.
     """
 
     plan: Plan
@@ -54,6 +60,8 @@ class Run:
     sink: Sink
     weights_at_hand: bool
     progress: bool = True
+    measure: bool = True
+    baseless: bool = False
 
     def __call__(self) -> list[TensorReport]:
         """Merge everything; the reports are in the order of the plan."""
@@ -61,7 +69,7 @@ class Run:
         reports: list[TensorReport] = []
         with self._bar(self.plan.numbers, "merging") as bar:
             for group in self.plan.groups:
-                reports += self._merge(group, statistics)
+                reports += self.merge(group, statistics)
                 bar.update(group.numbers)
         return reports
 
@@ -77,51 +85,68 @@ class Run:
         with self._bar(self.plan.numbers * accumulator.passes, "measuring") as bar:
             for number in range(accumulator.passes):
                 for group in self.plan.groups:
-                    accumulator.observe(number, group.entry_names(), self._read(group)[0], group.spectral)
+                    accumulator.observe(number, group.entry_names(), self.read(group)[0], group.spectral)
                     bar.update(group.numbers)
         return accumulator.result()
 
-    def _read(self, group: Group) -> tuple[Vectors, Tensor | None]:
+    def read(self, group: Group) -> tuple[Vectors, Tensor | None]:
         """The experts' vectors of a group, and the base's tensors if they are at hand, float32 on the device."""
         reader = _Reader(group, self.experts, self.read_base, self.request.device)
         base = reader.base_stack() if self.weights_at_hand else None
         if group.low_rank:
             return reader.factors(), base
-        in_weights = self.weights_at_hand and self.request.method.space == "weight"
+        in_weights = self.baseless or (self.weights_at_hand and self.request.method.space == "weight")
         return reader.dense(in_weights), base
 
-    def _merge(self, group: Group, statistics: object) -> Iterator[TensorReport]:
+    def merge(self, group: Group, statistics: object) -> list[TensorReport]:
+        """Merge one group and hand it to the sink."""
         method, device = self.request.method, self.request.device
-        vectors, base = self._read(group)
+        vectors, base = self.read(group)
         flat_base = base.flatten(0, 1) if base is not None and group.stacked else base
         origin = flat_base if method.space == "weight" and isinstance(vectors, Tensor) else None
         deltas = vectors if origin is None or isinstance(vectors, tuple) else vectors - origin
-        names = group.entry_names()
         if isinstance(deltas, Tensor):  # factors were looked through when they were read
-            diagnostics.refuse_non_finite(deltas, names, [expert.label for expert in self.experts])
-        # Only whole models were rounded to their storage dtype: an adapter's change is what its factors say.
-        stored = "noise" in method.needs and all(rank is None for rank in group.ranks)
-        noise = noise_floor(flat_base, self._dtype_of(group)) if stored else None
-        supplied = {
-            "base": flat_base,
-            "names": names,
-            "keys": mask_keys(self.request.seed, self.request.roles, names, device) if "keys" in method.needs else None,
-            "noise": noise,
-            "statistics": statistics,
-        }
+            diagnostics.refuse_non_finite(deltas, group.entry_names(), [expert.label for expert in self.experts])
+        supplied = self.supplied(group, statistics, flat_base)
         weights = torch.tensor(group.weights, dtype=torch.float32, device=device)
         merged = merge_stack(method, vectors, weights, group.parameters, supplied, spectral=group.spectral)
-        if origin is not None and isinstance(merged, Tensor):
-            merged = merged - origin
-        noisy = diagnostics.noisy_rank(merged, noise if group.spectral else None)
-        yield from self._report(group, deltas, merged, base, noisy)
+        whole = None
+        if isinstance(merged, Tensor) and (self.baseless or origin is not None):
+            whole = merged.unflatten(0, (len(group.names), group.shape[0])) if group.stacked else merged
+            merged = merged if origin is None else merged - origin
+        if self.baseless or not self.measure:
+            shape = (len(group.names), group.shape[0] if group.stacked else 1)
+            self.sink.store(group, unstack(merged, shape) if group.stacked else merged, base, whole)
+            return []
+        noisy = diagnostics.noisy_rank(merged, supplied["noise"] if group.spectral else None)
+        return list(self._report(group, deltas, merged, base, noisy, whole))
+
+    def supplied(self, group: Group, statistics: object, base: Tensor | None) -> dict[str, Any]:
+        """What the engine supplies to a method beside the vectors (`schema.SUPPLIED`)."""
+        method, names = self.request.method, group.entry_names()
+        # Only whole models were rounded to their storage dtype: an adapter's change is what its factors say.
+        stored = "noise" in method.needs and all(rank is None for rank in group.ranks)
+        keyed = "keys" in method.needs
+        return {
+            "base": base,
+            "names": names,
+            "keys": mask_keys(self.request.seed, self.request.roles, names, self.request.device) if keyed else None,
+            "noise": noise_floor(base, self._dtype_of(group)) if stored else None,
+            "statistics": statistics,
+        }
 
     def _dtype_of(self, group: Group) -> torch.dtype:
         """The storage dtype whose rounding is the noise of the deltas of a group."""
         return next(spec.dtype for expert in self.experts if (spec := expert.specs().get(group.names[0])))
 
     def _report(
-        self, group: Group, deltas: Vectors, merged: Tensor | LowRank, base: Tensor | None, noisy: list[int | None]
+        self,
+        group: Group,
+        deltas: Vectors,
+        merged: Tensor | LowRank,
+        base: Tensor | None,
+        noisy: list[int | None],
+        whole: Tensor | None,
     ) -> Iterator[TensorReport]:
         gram = diagnostics.inner_products([*deltas, merged])
         conflict = diagnostics.sign_conflict(deltas)
@@ -129,11 +154,10 @@ class Run:
         if group.stacked:  # one row a tensor: sum over its matrices
             count, each = len(group.names), group.shape[0]
             gram, conflict = gram.unflatten(0, (count, each)).sum(1), conflict.unflatten(0, (count, each)).mean(1)
-            shape = (count, each)
-            merged = merged.unflatten(shape) if isinstance(merged, LowRank) else merged.unflatten(0, shape)
+            merged = unstack(merged, (count, each))
             noisy = [_greatest(noisy[start : start + each]) for start in range(0, count * each, each)]
             rank = [_greatest(rank[start : start + each]) for start in range(0, count * each, each)]
-        stored = self.sink.store(group, merged, base)
+        stored = self.sink.store(group, merged, base, whole)
         survived = diagnostics.survived(gram[:, -1, -1].clamp_min(0).sqrt(), stored.rounding_error)
         ranks = stored.rank if stored.rank is not None else rank
         for index, name in enumerate(group.names):
@@ -205,6 +229,11 @@ class _Reader:
         if delta is None:
             return torch.zeros(self.group.shape, device=self.device)
         return _dense(delta.to(self.device, torch.float32))
+
+
+def unstack(merged: Tensor | LowRank, shape: tuple[int, int]) -> Tensor | LowRank:
+    """[names * matrices, m, n] -> [names, matrices, m, n]."""
+    return merged.unflatten(shape) if isinstance(merged, LowRank) else merged.unflatten(0, shape)
 
 
 def _greatest(ranks: Sequence[int | None]) -> int | None:

@@ -30,11 +30,11 @@ class WeightSink:
     dtype: torch.dtype | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
+    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None, whole: Tensor | None = None) -> Stored:
         """Round base + merged, keep it, and measure what rounding lost."""
         assert base is not None
         delta = merged.dense() if isinstance(merged, LowRank) else merged
-        exact = base + delta
+        exact = base + delta if whole is None else whole
         errors = []
         for name, row, origin, wanted in zip(group.names, exact, base, delta, strict=True):
             rounded = row.to(self.dtype or self.specs[name].dtype)
@@ -61,7 +61,7 @@ class AdapterSink:
     dtype: torch.dtype
     deltas: dict[str, LowRank | Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None) -> Stored:
+    def store(self, group: Group, merged: Tensor | LowRank, base: Tensor | None, whole: Tensor | None = None) -> Stored:
         """Cut to the rank, balance the factors, round them, and measure what both lost."""
         errors: list[Tensor] = []
         residuals: list[float] = []
