@@ -164,7 +164,7 @@ class _ModuleJobs:
         if rows_only and is_vocabulary(name):
             if self.body.matched:
                 return True
-            remedy = "; the vocabularies differ: add `tokenizer_source: base` or `tokenizer_source: union`"
+            remedy = "; vocabularies that differ cannot be merged yet: bring all to one by resize_token_embeddings"
         else:
             remedy = ""
         each = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())

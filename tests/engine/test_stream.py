@@ -208,6 +208,67 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
+def test_a_broken_base_is_named(method: str, tmp_path: Path) -> None:
+    family(tmp_path, 2)
+    path = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("inf")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(RequestError, match=r"base.*layers.1.mlp.up_proj.*not finite"):
+        run(recipe(tmp_path, method, ("e1", "e2")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "tsv_merge", "ties"])
+def test_what_does_not_fit_into_the_dtype_is_refused(method: str, tmp_path: Path) -> None:
+    family(tmp_path)
+    made = recipe(tmp_path, method, parameters={"scale": 1e9}, out_dtype="float16")
+    with pytest.raises(RequestError, match=r"the merged '.*' has entries up to .* which do not fit into torch.float16"):
+        run(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "tsv_merge", "slerp"])
+def test_float64_is_added_in_float64(method: str, tmp_path: Path) -> None:
+    count = expert_count(method)
+    base, experts = family(tmp_path, count, dtype=torch.float64)
+    live = copy.deepcopy(base)
+    with quiet():
+        live.merge_3h(dict(zip(ROLES, experts, strict=False)), method=method, progress=False)
+    run(recipe(tmp_path, method, ("e1", "e2", "e3")[:count]), tmp_path / "out")
+    found = weights(tmp_path / "out")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float64}
+    assert all(torch.equal(found[name], t) for name, t in live.state_dict().items() if name in found)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "tsv_merge"])
+def test_single_numbers_are_merged(method: str, tmp_path: Path) -> None:
+    family(tmp_path)
+    for number, name in enumerate(("base", "e1", "e2", "e3")):
+        path = tmp_path / name / "model.safetensors"
+        save_file({**load_file(path), "model.scale": torch.tensor(float(number))}, path, {"format": "pt"})
+    run(recipe(tmp_path, method), tmp_path / "out")
+    merged = weights(tmp_path / "out")["model.scale"]
+    assert (merged.shape, float(merged)) == ((), pytest.approx(2.0))
+
+
+@pytest.mark.parametrize("method", ["ties", "tsv_merge"])
+def test_what_torch_is_set_to_changes_nothing(method: str, tiny_family: Any, tmp_path: Path) -> None:
+    made = recipe(tiny_family[0], method)
+    run(made, tmp_path / "plain")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+            run(made, tmp_path / "odd")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    odd = weights(tmp_path / "odd")
+    assert all(torch.equal(tensor, odd[name]) for name, tensor in weights(tmp_path / "plain").items())
+
+
 def test_the_inputs_are_no_output(tiny_family: Any) -> None:
     folder, _, _ = tiny_family
     for out in (folder / "base", folder):
