@@ -98,7 +98,8 @@ def peers(shapes, largest):
         dense = torch.stack([expert.dense() for expert in experts])
         published, _ = timed(lambda: get_method("tsv_merge").function(dense, torch.ones(3), reference=True))  # noqa: B023
         svd = peft_svd((m, n), experts)
-        ours, _ = timed(lambda: get_method("tsv_merge").low_rank(experts, torch.ones(3)), 3)  # noqa: B023
+        group = [((label,), experts, True)]
+        ours, _ = timed(lambda: merge_all("tsv_merge", group), 3)  # noqa: B023
         print(
             f"  {label}: {m} x {n}: PEFT svd {svd:.3f} s, dense TSV-M {published:.3f} s, ours {ours:.4f} s a module "
             f"({svd / ours:.0f} and {published / ours:.0f} times)"

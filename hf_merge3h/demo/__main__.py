@@ -53,8 +53,8 @@ def run(
         typer.secho(f"\n[{role}] {prompt}", bold=True)
         show_answers(model, tokenizer, prompt, [None, *paths, MERGED], tokens)
     typer.echo(
-        "\nOne prompt each shows how the models differ, not how good they are. At 135M parameters a merge keeps some "
-        "of what its experts do and loses some, refusals first: test what you merge."
+        "\nOne prompt each shows how the models differ, not how good they are. A merge keeps some of what its experts "
+        "do\nand loses some, at 135M parameters refusals first: test what you merge."
     )
     typer.echo(f"\nThe merged adapter lies in {folder} ({time.perf_counter() - start:.0f} s in all). Use it with\n")
     typer.echo(f"    PeftModel.from_pretrained(base_model, {str(folder)!r})")

@@ -5,8 +5,9 @@ LAPACK's eigendecompositions and SVDs hardly gain from a second core; two of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -34,6 +35,17 @@ def concurrently(jobs: Sequence[Callable[[], T]]) -> list[T]:
     try:
         with ThreadPoolExecutor(workers, initializer=begin) as pool:
             return list(pool.map(lambda job: job(), jobs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small LAPACK work gains nothing from more threads, and beside other processes their barriers cost seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
 

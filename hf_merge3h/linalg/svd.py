@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .parallel import one_thread
 from .precision import EPS, double, safe_inverse
 
 #: From this many singular values on a float32 eigendecomposition saves enough to be tried first.
@@ -43,7 +44,11 @@ def rank_floor(largest: Float[Tensor, "*batch"], m: int, n: int) -> Float[Tensor
 
 def falling_eigh(gram: Float[Tensor, "*batch k k"]) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "*batch k k"]]:
     """Eigenvalues in falling order, none negative, and eigenvectors of symmetric positive matrices."""
-    values, vectors = torch.linalg.eigh(gram)
+    if gram.device.type == "cpu" and gram.shape[-1] < LARGE:
+        with one_thread():
+            values, vectors = torch.linalg.eigh(gram)
+    else:
+        values, vectors = torch.linalg.eigh(gram)
     return values.flip(-1).clamp_min(0), vectors.flip(-1)
 
 
