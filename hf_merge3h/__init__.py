@@ -16,10 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import integrations
-from .errors import MergeError, MergeWarning, RequestError, SourceError
+from .errors import MergeError, MergeWarning, OutputError, RequestError, SourceError
 
 if TYPE_CHECKING:
     from .engine.doors import merge
+    from .engine.manifest import load_manifest
+    from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
     from .linalg.low_rank import LowRank
     from .methods.linear import preference_grid
@@ -29,6 +31,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "merge": "engine.doors",
+    "merge_recipe": "engine.recipes",
+    "load_manifest": "engine.manifest",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "preference_grid": "methods.linear",
@@ -42,6 +46,8 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "merge",
+    "merge_recipe",
+    "load_manifest",
     "MergeReport",
     "list_methods",
     "get_method",
@@ -53,6 +59,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "preference_grid",
     "MergeError",
     "MergeWarning",
+    "OutputError",
     "RequestError",
     "SourceError",
 ]

@@ -24,6 +24,10 @@ class SourceError(RequestError, OSError):
     """A model or adapter that was named cannot be read."""
 
 
+class OutputError(MergeError, OSError):
+    """The request made sense, and writing its result failed: no space, no right to write. Nothing was left behind."""
+
+
 class MergeWarning(UserWarning):
     """A merge was carried out, and there is something about it that a careful user should know."""
 

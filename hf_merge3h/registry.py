@@ -16,18 +16,29 @@ import importlib
 import inspect
 import math
 import types
-import typing
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import RequestError, bad, nearest, show
+from .passes import Accumulator, Parts
 from .schema import Parameter, PerExpert, Range, plain, read_schema
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LAWS", "Accumulator", "Method", "PerExpert", "Range", "get_method", "list_methods", "method", "unregister"]
+__all__ = [
+    "LAWS",
+    "Accumulator",
+    "Method",
+    "Parts",
+    "PerExpert",
+    "Range",
+    "get_method",
+    "list_methods",
+    "method",
+    "unregister",
+]
 
 Space = Literal["delta", "weight"]
 
@@ -49,24 +60,6 @@ LAWS: Mapping[str, str] = types.MappingProxyType(
 )
 
 
-@typing.runtime_checkable
-class Accumulator(typing.Protocol):
-    """Whole-model statistics that a method needs before it can treat the first tensor.
-
-    The engine makes one by `prepare(parameters, n_experts)`, shows it every group of same-shaped tensors in each of
-    its passes, and hands what `result` returns to the method as `statistics=`.
-    """
-
-    passes: int
-
-    def observe(self, number: int, names: tuple[str, ...], deltas: Any, matrix: bool) -> None:
-        """See one group in pass `number` (from 0): deltas as the method gets them (a tensor [task, batch, *shape],
-        or a tuple of LowRank), `matrix` true where the method itself (not its fallback) will treat the group."""
-
-    def result(self) -> Any:
-        """What the method receives as `statistics`: plain data, small."""
-
-
 @dataclass(frozen=True)
 class Method:
     """All that is known of a merging method; call it to merge tensors directly.
@@ -84,6 +77,9 @@ class Method:
         low_rank: the same method over a tuple of LowRank (one a task), without forming a matrix.
         low_rank_when: says from the parameters whether `low_rank` applies (None: always).
         prepare: makes the Accumulator of a first pass, or None where these parameters need none.
+        elementwise: each entry of the result depends on the same entry of the vectors alone.
+        parts: `parts(parameters, weights, supplied, entries)` makes the `Parts` of one tensor where the method can be
+            carried out part by part with the same bits (None: not with these parameters).
         experts: least and greatest number of experts.
         check: raises a RequestError where parameters and weights do not fit together.
         weighted: False where the formula names no weights; they must then all be equal.
@@ -107,6 +103,8 @@ class Method:
     low_rank: Callable[..., Any] | None = None
     low_rank_when: Callable[[Mapping[str, Any]], bool] | None = None
     prepare: Callable[[Mapping[str, Any], int], Accumulator | None] | None = None
+    elementwise: bool = False
+    parts: Callable[[Mapping[str, Any], Any, Mapping[str, Any], int], Parts | None] | None = None
     experts: tuple[int, int | None] = (1, None)
     weighted: bool = True
     unit_weights: bool = False

@@ -83,3 +83,83 @@ def test_in_another_process():
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    from tests.engine.recipes import family
+
+    folder = tmp_path_factory.mktemp("cli")
+    family(folder)
+    content = {
+        "merge_method": "ties",
+        "base_model": str(folder / "base"),
+        "models": [{"model": str(folder / name), "parameters": {"weight": 1.0}} for name in ("e1", "e2", "e3")],
+        "parameters": {"density": 0.5},
+        "dtype": "float32",
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_merge_makes_a_model(capsys, recipe, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    code, out, err = run(capsys, "merge", str(recipe), str(tmp_path / "out"), "--device", "cpu", "--json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert content == json.loads((tmp_path / "out" / "merge3h.json").read_text())
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    capsys.readouterr()
+    code, out, err = run(capsys, "merge", str(recipe), str(tmp_path / "out"))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: out=")
+    arguments = ("--overwrite", "--quiet", "--max-shard-size", "2KB", "--no-diagnostics", "--dtype", "bfloat16")
+    code, out, _ = run(capsys, "merge", str(recipe), str(tmp_path / "out"), *arguments)
+    assert (code, out) == (0, "")
+    content = json.loads((tmp_path / "out" / "merge3h.json").read_text())
+    assert content["output"]["dtypes"] == ["bfloat16"]
+    assert content["diagnostics"] == "not recorded"
+
+
+def test_plan_tells_and_writes_nothing(capsys, recipe):
+    before = sorted(recipe.parent.iterdir())
+    code, out, _ = run(capsys, "plan", str(recipe))
+    assert code == 0
+    assert "reads 75.5 kB, writes 18.9 kB" in out
+    code, out, _ = run(capsys, "plan", str(recipe), "--json")
+    assert json.loads(out)["tensors"] == 20
+    assert sorted(recipe.parent.iterdir()) == before
+    code, out, err = run(capsys, "plan", str(recipe.parent / "none.yaml"))
+    assert (code, out) == (2, "")
+    assert "none.yaml" in err
+
+
+@pytest.mark.parametrize("method", ["r_tsvm", "ties", "model_stock"])
+def test_init_writes_a_recipe_that_merges(capsys, recipe, tmp_path, method):
+    folder = recipe.parent
+    models = [str(folder / name) for name in ("e1", "e2", "e3")]
+    code, out, err = run(capsys, "init", *models, "--base", str(folder / "base"), "--method", method)
+    assert (code, err) == (0, "")
+    assert f"merge_method: {method}\n" in out
+    (tmp_path / "first.yaml").write_text(out)
+    code, _, err = run(capsys, "merge", str(tmp_path / "first.yaml"), str(tmp_path / "out"), "--quiet")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    code, out, err = run(capsys, "init", *models, "--method", method)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: base=None")
+
+
+def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path, monkeypatch):
+    from hf_merge3h.models.weights import writer
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "write_index", full)
+    code, out, err = run(capsys, "merge", str(recipe), str(tmp_path / "out"), "--max-shard-size", "2KB")
+    assert (code, out) == (1, "")
+    assert "No space left" in err
+    assert list(tmp_path.iterdir()) == []

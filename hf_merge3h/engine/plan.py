@@ -99,8 +99,8 @@ def make_plan(
             continue
         ranks = tuple(specs[name].rank if name in specs else 0 for specs in changed)
         whole = [specs[name].dtype for specs in changed if name in specs and specs[name].rank is None]
-        spacing = max((torch.finfo(dtype).eps for dtype in (*whole, spec.dtype)), default=0.0) if whole else 0.0
-        kinds.setdefault((*_kind(request, name, spec, ranks, vectors), spacing), []).append(name)
+        spacing = spacing_of([*whole, spec.dtype]) if whole else 0.0
+        kinds.setdefault((*kind_of(request, name, spec, ranks, vectors), spacing), []).append(name)
     groups = []
     for (shape, stacked, spectral, low_rank, ranks, spacing), names in kinds.items():
         for part in _parts(names, shape, ranks, low_rank, request.device.type, weights_at_hand):
@@ -110,7 +110,12 @@ def make_plan(
     return Plan(request.method.name, tuple(groups))
 
 
-def _kind(
+def spacing_of(dtypes: Sequence[torch.dtype]) -> float:
+    """Relative spacing of the coarsest of some floating-point dtypes."""
+    return max(torch.finfo(dtype).eps for dtype in dtypes)
+
+
+def kind_of(
     request: Request, name: str, spec: TensorSpec, ranks: tuple[int | None, ...], vectors: bool
 ) -> tuple[Any, ...]:
     """What tensors must have in common to be merged in one call."""

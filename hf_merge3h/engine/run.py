@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -35,8 +35,13 @@ class Stored:
 class Sink(Protocol):
     """Where merged tensors go."""
 
-    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
-        """Keep the merged deltas of a group ([names, *shape]); nothing else changes before the run has ended."""
+    def store(
+        self, group: Group, merged: Tensor | LowRank, read_base: BaseReader, whole: Tensor | None = None
+    ) -> Stored:
+        """Keep the merged deltas of a group ([names, *shape]); nothing else changes before the run has ended.
+
+        Where a method works on weights, `whole` is what it made of them, before the base was taken off.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Run:
         base_label: what an error calls the base.
         weights_at_hand: the base's weights may be read for every tensor (false for adapters on adapters).
         name_on_disk: by which masks are drawn, where the plan's names are others.
+        progress: show a bar.
+        measure: whether to look at what the merge does; without it there are no reports.
+        baseless: there is no base at all, and every method gets whole weights.
     """
 
     plan: Plan
@@ -59,6 +67,8 @@ class Run:
     weights_at_hand: bool
     progress: bool = True
     name_on_disk: Callable[[str], str] = str
+    measure: bool = True
+    baseless: bool = False
 
     def __call__(self) -> list[TensorReport]:
         """Merge everything; the reports are in the order of the plan."""
@@ -66,7 +76,7 @@ class Run:
         reports: list[TensorReport] = []
         with self._bar(self.plan.numbers, "merging") as bar:
             for group in self.plan.groups:
-                reports += self._merge(group, statistics)
+                reports += self.merge(group, statistics)
                 bar.update(group.numbers)
         return reports
 
@@ -83,18 +93,21 @@ class Run:
             for number in range(accumulator.passes):
                 for group in self.plan.groups:
                     if group.spectral or not method.matrix_only:  # what is averaged needs no measuring
-                        vectors = self._vectors(_Reader(group, self.experts, self.read_base, self.request.device))
-                        accumulator.observe(number, group.entry_names(), vectors, group.spectral)
+                        accumulator.observe(number, group.entry_names(), self.read(group), group.spectral)
                     bar.update(group.numbers)
         return accumulator.result()
 
+    def read(self, group: Group) -> Vectors:
+        """What the method works on: factors, task vectors or weights, float32 on the device."""
+        return self._vectors(_Reader(group, self.experts, self.read_base, self.request.device))
+
     def _vectors(self, reader: _Reader) -> Vectors:
-        """What the method works on: factors, task vectors or weights."""
         if reader.group.low_rank:
             return reader.factors()
-        return reader.dense(self.weights_at_hand and self.request.method.space == "weight")
+        return reader.dense(self.baseless or (self.weights_at_hand and self.request.method.space == "weight"))
 
-    def _merge(self, group: Group, statistics: object) -> Iterator[TensorReport]:
+    def merge(self, group: Group, statistics: object) -> list[TensorReport]:
+        """Merge one group and hand it to the sink."""
         method, device = self.request.method, self.request.device
         reader = _Reader(group, self.experts, self.read_base, device)
         base = reader.base_stack() if self.weights_at_hand else None
@@ -106,27 +119,37 @@ class Run:
         deltas = vectors if origin is None or isinstance(vectors, tuple) else vectors - origin
         if isinstance(deltas, Tensor):  # factors were looked through when they were read
             diagnostics.refuse_non_finite(deltas, group.entry_names(), [expert.label for expert in self.experts])
-        noise = noise_floor(flat_base, group.spacing) if "noise" in method.needs else None
-        supplied = {
-            "base": flat_base,
-            "names": group.entry_names(),
-            "keys": self._keys(group) if "keys" in method.needs else None,
-            "noise": noise,
-            "statistics": statistics,
-        }
+        supplied = self.supplied(group, statistics, flat_base)
         weights = torch.tensor(group.weights, dtype=torch.float32, device=device)
         merged = merge_stack(method, vectors, weights, group.parameters, supplied, spectral=group.spectral)
-        if origin is not None and isinstance(merged, Tensor):
-            merged = merged - origin
-        noisy = diagnostics.noisy_rank(merged, noise if group.spectral else None)
-        yield from self._report(group, deltas, merged, noisy)
+        whole = None
+        if isinstance(merged, Tensor) and (self.baseless or origin is not None):
+            whole = merged.unflatten(0, (len(group.names), group.shape[0])) if group.stacked else merged
+            merged = merged if origin is None else merged - origin
+        if self.baseless or not self.measure:
+            shape = (len(group.names), group.shape[0] if group.stacked else 1)
+            self.sink.store(group, unstack(merged, shape) if group.stacked else merged, self.read_base, whole)
+            return []
+        noisy = diagnostics.noisy_rank(merged, supplied["noise"] if group.spectral else None)
+        return list(self._report(group, deltas, merged, noisy, whole))
+
+    def supplied(self, group: Group, statistics: object, base: Tensor | None) -> dict[str, Any]:
+        """What the engine supplies to a method beside the vectors (`schema.SUPPLIED`)."""
+        needs = self.request.method.needs
+        return {
+            "base": base,
+            "names": group.entry_names(),
+            "keys": self._keys(group) if "keys" in needs else None,
+            "noise": noise_floor(base, group.spacing) if "noise" in needs else None,
+            "statistics": statistics,
+        }
 
     def _keys(self, group: Group) -> Tensor:
         named = replace(group, names=tuple(self.name_on_disk(name) for name in group.names))
         return mask_keys(self.request.seed, self.request.roles, named.entry_names(), self.request.device)
 
     def _report(
-        self, group: Group, deltas: Vectors, merged: Tensor | LowRank, noisy: list[int | None]
+        self, group: Group, deltas: Vectors, merged: Tensor | LowRank, noisy: list[int | None], whole: Tensor | None
     ) -> Iterator[TensorReport]:
         gram = diagnostics.inner_products([*deltas, merged])
         conflict = diagnostics.sign_conflict(deltas)
@@ -134,11 +157,10 @@ class Run:
         if group.stacked:  # one row a tensor: sum over its matrices
             count, each = len(group.names), group.shape[0]
             gram, conflict = gram.unflatten(0, (count, each)).sum(1), conflict.unflatten(0, (count, each)).mean(1)
-            shape = (count, each)
-            merged = merged.unflatten(shape) if isinstance(merged, LowRank) else merged.unflatten(0, shape)
+            merged = unstack(merged, (count, each))
             noisy = [_greatest(noisy[start : start + each]) for start in range(0, count * each, each)]
             rank = [_greatest(rank[start : start + each]) for start in range(0, count * each, each)]
-        stored = self.sink.store(group, merged, self.read_base)
+        stored = self.sink.store(group, merged, self.read_base, whole)
         survived = diagnostics.survived(gram[:, -1, -1].clamp_min(0).sqrt(), stored.rounding_error)
         ranks = stored.rank if stored.rank is not None else rank
         for index, name in enumerate(group.names):
@@ -211,6 +233,11 @@ class _Reader:
         if value is None:
             return torch.zeros(self.group.shape, device=self.device)
         return _dense(value.to(self.device, torch.float32)).reshape(self.group.shape)
+
+
+def unstack(merged: Tensor | LowRank, shape: tuple[int, int]) -> Tensor | LowRank:
+    """[names * matrices, m, n] -> [names, matrices, m, n]."""
+    return merged.unflatten(shape) if isinstance(merged, LowRank) else merged.unflatten(0, shape)
 
 
 def _greatest(ranks: Sequence[int | None]) -> int | None:

@@ -31,28 +31,57 @@ class WeightSink:
     dtype: torch.dtype | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
+    def store(
+        self, group: Group, merged: Tensor | LowRank, read_base: BaseReader, whole: Tensor | None = None
+    ) -> Stored:
         """Round base + merged, keep it, and measure what rounding lost; one tensor is multiplied out at a time."""
         errors = []
         for index, name in enumerate(group.names):
-            delta = merged[index].dense() if isinstance(merged, LowRank) else merged[index]
-            origin = read_base(name)
-            if origin.dtype == torch.float64:  # what no expert changes keeps its bits
-                delta = delta.to(origin.device, torch.float64)
-            base = origin.to(delta.device, delta.dtype)
-            exact = base + delta.reshape(base.shape)
-            rounded = exact.to(self.dtype or self.specs[name].dtype)
-            if not bool(torch.isfinite(rounded.sum(dtype=torch.float32))) and not bool(torch.isfinite(rounded).all()):
-                raise _overflow(name, rounded.dtype, exact)
+            origin, own = read_base(name), None if whole is None else whole[index]
+            rounded, lost = add_and_round(name, merged[index], origin, self.dtype or self.specs[name].dtype, own)
             self.tensors[name] = rounded.to(origin.device)
-            errors.append(self._lost(rounded, base, delta.reshape(base.shape)).cpu().float())
+            errors.append(lost)
         return Stored(torch.stack(errors))
 
-    def _lost(self, rounded: Tensor, base: Tensor, delta: Tensor) -> Tensor:
-        """Norm of what the storage dtype made of the delta; the rounding of float32 itself does not count."""
-        if rounded.dtype.itemsize >= delta.dtype.itemsize:
-            return torch.zeros(())
-        return torch.linalg.vector_norm(rounded.to(delta.dtype) - base - delta)
+
+def add_and_round(
+    name: str, merged: Tensor | LowRank, origin: Tensor | None, dtype: torch.dtype, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One tensor of the result in its storage dtype, and the norm of what that made of the delta (on the CPU).
+
+    Args:
+        name: of the tensor.
+        merged: its merged delta; where there is no base, the tensor itself.
+        origin: the base's tensor as it is stored.
+        dtype: of the result.
+        whole: what a method that works on weights made, before the base was taken off.
+
+    Raises:
+        RequestError: the result does not fit into its dtype.
+    """
+    delta = merged.dense() if isinstance(merged, LowRank) else merged
+    if origin is None:
+        return refuse_overflow(name, delta if whole is None else whole, dtype), torch.zeros(())
+    if origin.dtype == torch.float64:  # what no expert changes keeps its bits
+        delta, whole = delta.to(origin.device, torch.float64), None
+    base = origin.to(delta.device, delta.dtype)
+    delta = delta.reshape(base.shape)
+    rounded = refuse_overflow(name, base + delta if whole is None else whole.reshape(base.shape), dtype)
+    if rounded.dtype.itemsize >= delta.dtype.itemsize:  # the rounding of float32 itself does not count
+        return rounded, torch.zeros(())
+    return rounded, torch.linalg.vector_norm(rounded.to(delta.dtype) - base - delta).cpu().float()
+
+
+def refuse_overflow(name: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of the result in its storage dtype.
+
+    Raises:
+        RequestError: it has numbers that do not fit.
+    """
+    rounded = exact.to(dtype)
+    if not bool(torch.isfinite(rounded.sum(dtype=torch.float32))) and not bool(torch.isfinite(rounded).all()):
+        raise _overflow(name, rounded.dtype, exact)
+    return rounded
 
 
 @dataclass
@@ -76,7 +105,9 @@ class AdapterSink:
     dtype: torch.dtype
     deltas: dict[str, LowRank | Tensor] = field(default_factory=dict)
 
-    def store(self, group: Group, merged: Tensor | LowRank, read_base: BaseReader) -> Stored:
+    def store(
+        self, group: Group, merged: Tensor | LowRank, read_base: BaseReader, whole: Tensor | None = None
+    ) -> Stored:
         """Cut to the rank, balance the factors, round them, and measure what both lost."""
         errors: list[Tensor] = []
         residuals: list[float] = []
@@ -84,12 +115,12 @@ class AdapterSink:
         for index, name in enumerate(group.names):
             delta = merged[index]
             if name in self.whole or delta.ndim < 2:
-                whole = delta.dense() if isinstance(delta, LowRank) else delta
-                rounded = whole.to(self.dtype).to(torch.float32)
+                exact = delta.dense() if isinstance(delta, LowRank) else delta
+                rounded = exact.to(self.dtype).to(torch.float32)
                 if not bool(torch.isfinite(rounded).all()):
-                    raise _overflow(name, self.dtype, whole)
+                    raise _overflow(name, self.dtype, exact)
                 self.deltas[name] = rounded
-                errors.append(torch.linalg.vector_norm(rounded - whole))
+                errors.append(torch.linalg.vector_norm(rounded - exact))
                 residuals.append(0.0)
                 ranks.append(None)
                 continue

@@ -105,8 +105,13 @@ def uniform(keys: Int[Tensor, "*batch"], count: int, *, start: int = 0) -> Float
     return _draw(keys, start, count, torch.float32, finish)
 
 
-def bernoulli(keys: Int[Tensor, "*batch"], probability: float, shape: Sequence[int]) -> Bool[Tensor, "*batch *shape"]:
-    """A mask [*batch, *shape] whose entries are true with the given probability: where `uniform` is less than it."""
+def bernoulli(
+    keys: Int[Tensor, "*batch"], probability: float, shape: Sequence[int], *, start: int = 0
+) -> Bool[Tensor, "*batch *shape"]:
+    """A mask [*batch, *shape] whose entries are true with the given probability: where `uniform` is less than it.
+
+    The mask is that of the stream's entries from `start` on.
+    """
     limit = math.ceil(probability * (1 << 24))
     if limit >= 1 << 24:
         return torch.ones(*keys.shape, *shape, dtype=torch.bool, device=keys.device)
@@ -117,4 +122,4 @@ def bernoulli(keys: Int[Tensor, "*batch"], probability: float, shape: Sequence[i
     def finish(bits: Tensor) -> Tensor:
         return bits.bitwise_xor_(-(1 << 63)) < threshold
 
-    return _draw(keys, 0, math.prod(shape), torch.bool, finish).reshape(*keys.shape, *shape)
+    return _draw(keys, start, math.prod(shape), torch.bool, finish).reshape(*keys.shape, *shape)

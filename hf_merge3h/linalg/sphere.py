@@ -66,18 +66,21 @@ def norms(products: Gram) -> Coefficients:
     return products.diagonal(dim1=0, dim2=1).movedim(-1, 0).clamp_min(0).sqrt()
 
 
-def cosines(products: Gram) -> Gram:
-    """Cosines of the angles between the vectors; a zero vector is at right angles to everything, itself included."""
+def cosines(products: Gram, floor: float = 0.0) -> Gram:
+    """Cosines of the angles between the vectors; a zero vector is at right angles to everything, itself included.
+
+    Products of two lengths count as no less than `floor`, so that short vectors come nearer to right angles.
+    """
     lengths = norms(products)
-    scale = lengths[:, None] * lengths[None]
+    scale = (lengths[:, None] * lengths[None]).clamp_min(floor)
     return torch.where(scale > 0, products / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1, 1)
 
 
-def mean_cosine(products: Gram) -> Float64[Tensor, "*batch"]:
-    """Mean over the pairs s < t of cos(x_s, x_t)."""
+def mean_cosine(products: Gram, floor: float = 0.0) -> Float64[Tensor, "*batch"]:
+    """Mean over the pairs s < t of cos(x_s, x_t), see `cosines`."""
     n_tasks = len(products)
     upper = torch.ones(n_tasks, n_tasks, dtype=torch.bool, device=products.device).triu(1)
-    return cosines(products)[upper].mean(0)
+    return cosines(products, floor)[upper].mean(0)
 
 
 def slerp_coefficients(products: Gram, t: float | Tensor, *, parallel: Callable[[Tensor], Tensor]) -> Coefficients:

@@ -33,6 +33,7 @@ def _task_arithmetic_low_rank(
     title="Task arithmetic",
     paper="arXiv:2212.04089",
     family="linear",
+    elementwise=True,
     low_rank=_task_arithmetic_low_rank,
     check=check_sum,
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,15 +24,54 @@ def drop_by_lot(
     keys: Int[Tensor, "task batch"],
     density: float | tuple[float, ...],
     rescale: Rescale,
+    start: int = 0,
 ) -> Float[Tensor, "task batch *shape"]:
     """DARE: keep each entry with probability `density`."""
     shares = per_expert(density, len(vectors))
     return torch.stack(
         [
-            rescaled(vector, bernoulli(key, share, vector.shape[1:]), share, rescale)
+            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale)
             for vector, key, share in zip(vectors, keys, shares, strict=True)
         ]
     )
+
+
+@dataclass(frozen=True)
+class DrawnParts:
+    """DARE on one tensor part by part: entry i of a mask is entry i of a stream, wherever a part begins."""
+
+    draw: Callable[[Tensor, int], Tensor]
+    finish: Callable[[Tensor], Tensor]
+
+    def stride(self) -> None:
+        """Nothing has to be known beforehand."""
+
+    def look(self, vectors: Tensor) -> None:
+        """Not called."""
+
+    def add(self, seen: None) -> None:
+        """Not called."""
+
+    def merge(self, start: int, vectors: Tensor) -> Tensor:
+        """Draw for one part, and merge what is kept."""
+        return self.finish(self.draw(vectors, start))
+
+
+def _parts(
+    merge: Callable[..., Tensor], options: tuple[str, ...]
+) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], int], DrawnParts | None]:
+    def make(
+        parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], entries: int
+    ) -> DrawnParts | None:
+        if parameters["rescale"] == "l1":  # a factor of the whole tensor
+            return None
+
+        def draw(part: Tensor, start: int) -> Tensor:
+            return drop_by_lot(part, supplied["keys"], parameters["density"], parameters["rescale"], start)
+
+        return DrawnParts(draw, lambda kept: merge(kept, weights, **{name: parameters[name] for name in options}))
+
+    return make
 
 
 @method(
@@ -37,6 +80,7 @@ def drop_by_lot(
     paper="arXiv:2311.03099",
     family="drop",
     random=True,
+    parts=_parts(merge_linearly, ("scale", "normalize")),
     check=check_sum,
     exempt=DRAWN,
 )
@@ -85,6 +129,7 @@ def dare_linear(
     paper="arXiv:2311.03099",
     family="drop",
     random=True,
+    parts=_parts(merge_agreeing, ("scale", "normalize", "election")),
     check=check_sum,
     exempt=DRAWN,
 )

@@ -81,6 +81,7 @@ def sce(
     title="MagMax",
     paper="arXiv:2407.06322",
     family="sign",
+    elementwise=True,
     weighted=False,
 )
 def magmax(

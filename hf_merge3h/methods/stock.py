@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -9,24 +11,24 @@ from torch import Tensor
 from ..linalg.low_rank import LowRank
 from ..linalg.sphere import gram, low_rank_gram, low_rank_row_gram, mean_cosine
 from ..linalg.weighted import weighted_sum
-from ..registry import method
+from ..registry import Range, method
 
 _GUARD = 1e-6  # under this the experts cancel each other out: their mean is the base
 
 
-def _interpolation(products: Float64[Tensor, "task task *coarse"]) -> Float64[Tensor, "*coarse"]:
+def _interpolation(products: Float64[Tensor, "task task *coarse"], floor: float) -> Float64[Tensor, "*coarse"]:
     """t = T c / (1 + (T - 1) c)."""
     n_tasks = len(products)
-    cosine = mean_cosine(products)
+    cosine = mean_cosine(products, floor)
     divisor = 1 + (n_tasks - 1) * cosine
     cancelled = divisor.abs() < _GUARD
     return torch.where(cancelled, 0.0, n_tasks * cosine / torch.where(cancelled, 1.0, divisor))
 
 
 def _model_stock_low_rank(
-    vectors: tuple[LowRank, ...], weights: Float[Tensor, "task"], *, filter_wise: bool
+    vectors: tuple[LowRank, ...], weights: Float[Tensor, "task"], *, filter_wise: bool, cosine_floor: float
 ) -> LowRank:
-    ratio = _interpolation(low_rank_row_gram(vectors) if filter_wise else low_rank_gram(vectors))
+    ratio = _interpolation(low_rank_row_gram(vectors) if filter_wise else low_rank_gram(vectors), cosine_floor)
     mean = LowRank.cat([vector * (1.0 / len(vectors)) for vector in vectors])
     ratio = ratio.to(mean.left)
     return LowRank(mean.left * (ratio.unsqueeze(-1) if filter_wise else ratio[..., None, None]), mean.right)
@@ -42,7 +44,11 @@ def _model_stock_low_rank(
     weighted=False,
 )
 def model_stock(
-    vectors: Float[Tensor, "task batch *shape"], weights: Float[Tensor, "task"], *, filter_wise: bool = False
+    vectors: Float[Tensor, "task batch *shape"],
+    weights: Float[Tensor, "task"],
+    *,
+    filter_wise: bool = False,
+    cosine_floor: Annotated[float, Range(0)] = 0.0,
 ) -> Float[Tensor, "batch *shape"]:
     """Interpolate between the base and the mean of the experts by the angle between them.
 
@@ -52,6 +58,7 @@ def model_stock(
         vectors: task vectors.
         weights: not used: the formula names none.
         filter_wise: take one angle for each row (output) of a tensor instead of one for the tensor.
+        cosine_floor: the least that |D_s| |D_t| counts in cos(D_s, D_t).
 
     Returns:
         The merged task vector.
@@ -70,7 +77,8 @@ def model_stock(
     Note:
         The paper's angle is between experts that all have the same one; with several, c is the mean cosine. A zero
         task vector has the cosine 0 with every other. Where |1 + (T - 1) c| < 1e-6 the base is kept.
+        `cosine_floor` is 0 here and 1e-6 in mergekit, where short task vectors then count as less alike.
     """
     first = 2 if filter_wise and vectors.ndim > 3 else 1
-    ratio = _interpolation(gram(vectors, tuple(range(first, vectors.ndim - 1)))).to(vectors)
+    ratio = _interpolation(gram(vectors, tuple(range(first, vectors.ndim - 1))), cosine_floor).to(vectors)
     return weighted_sum(vectors, torch.full_like(weights, 1.0 / len(vectors))) * ratio

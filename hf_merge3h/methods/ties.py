@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election, agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, bin_of_rank, count_of, from_bits, keep_largest, magnitude_histogram
 from ..linalg.weighted import in_blocks
@@ -101,12 +102,57 @@ def prepare_thresholds(parameters: Mapping[str, Any], n_experts: int) -> Accumul
     return ModelThresholds(per_expert(parameters["density"], n_experts))
 
 
+class TrimmedParts:
+    """TIES on one tensor part by part, with the thresholds of the whole tensor."""
+
+    def __init__(
+        self, parameters: Mapping[str, Any], weights: Tensor, statistics: tuple[float, ...] | None, entries: int
+    ) -> None:
+        names = ("scale", "normalize", "election")
+        self._weights, self._rest = weights, {name: parameters[name] for name in names}
+        self._thresholds = statistics
+        self._ranks: StreamedRanks | None = None
+        density = per_expert(parameters["density"], len(weights))
+        if statistics is None and min(density) < 1 and entries:
+            self._ranks = StreamedRanks(tuple(count_of(share, entries) for share in density), entries)
+
+    def stride(self) -> int | None:
+        """What the search for the thresholds wants to see next."""
+        if self._ranks is None or self._thresholds is not None:
+            return None
+        wanted = self._ranks.stride()
+        if wanted is None:
+            self._thresholds = tuple(self._ranks.found)
+        return wanted
+
+    def look(self, vectors: Tensor) -> Any:
+        """Look for the thresholds."""
+        assert self._ranks is not None
+        return self._ranks.look(vectors)
+
+    def add(self, seen: Any) -> None:
+        """Take in what was found."""
+        assert self._ranks is not None
+        self._ranks.add(seen)
+
+    def merge(self, start: int, vectors: Tensor) -> Tensor:
+        """Trim one part and merge what is left."""
+        if self._thresholds is not None:
+            vectors = trim(vectors, 1.0, self._thresholds)
+        return merge_agreeing(vectors, self._weights, **self._rest)
+
+
+def _parts(parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], entries: int) -> TrimmedParts:
+    return TrimmedParts(parameters, weights, supplied.get("statistics"), entries)
+
+
 @method(
     "ties",
     title="TIES-Merging",
     paper="arXiv:2306.01708",
     family="sign",
     prepare=prepare_thresholds,
+    parts=_parts,
     check=check_sum,
     exempt={"identity": "small entries are trimmed; it holds at density 1"},
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from ..errors import SourceError, bad, show
+from .types import HubOptions
 from .weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, no_weights, read_index
 
 Kind = Literal["weights", "adapter"]
@@ -182,6 +183,16 @@ def _snapshot(where: _Where, revision: str | None, names: tuple[str, ...]) -> Pa
 
     patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
     return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
+
+
+def extra_files(found: ResolvedSource, names: Sequence[str], hub: HubOptions) -> tuple[Path, ...]:
+    """Those of these files that a source has, fetched from the Hub (at the commit that was resolved) where it lies."""
+    if found.repo is not None:
+        options = {"token": hub.token, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
+        where = _Where(found.repo, found.commit, "", options)
+        with _one_line(where):
+            _snapshot(where, found.commit, tuple(names))
+    return tuple(found.folder / name for name in names if (found.folder / name).is_file())
 
 
 def _missing(where: _Where, commit: str, missing: list[str], kind: Kind) -> SourceError:

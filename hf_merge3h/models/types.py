@@ -56,7 +56,9 @@ class WeightSource(Protocol):
 class Expert(Protocol):
     """One expert's change of the base, by the base's tensor names."""
 
-    label: str
+    @property
+    def label(self) -> str:
+        """What messages call it."""
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """The tensors that this expert may change, with the shape that the base's tensor must have."""

@@ -42,6 +42,7 @@ VALUES = {
     "eps": [0.1],
     "select_topk": [0.4],
     "equal_below": [1e9],
+    "cosine_floor": [20.0],
     "mask_lambda": [0.0, 1.5],
     "min_experts": [1, "all"],
     "threshold": [0.5],

@@ -91,7 +91,7 @@ def home(result):
 
 
 OPTIONS = {
-    "model_stock": [{"filter_wise": True}],
+    "model_stock": [{"filter_wise": True}, {"cosine_floor": 1e-6}],
     "nuslerp": [{"nuslerp_flatten": False}],
     "dare_linear": [{"rescale": "l1"}],
     "della": [{"rescale": "l1"}],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import Problems, SourceError, show
 from ..types import TensorSpec
-from .headers import read_header, read_json, weight_files
+from .headers import Place, read_json, read_places, weight_files
 
 _OPEN_FILES = 4  # a sharded model has hundreds; the engine walks through them in order
 
@@ -35,17 +35,18 @@ class Checkpoint:
         self.folder, self.label = Path(folder), label
         self._specs: dict[str, TensorSpec] = {}
         self._files: dict[str, str] = {}
+        self._places: dict[str, Place] = {}
         problems = Problems(f"{label}: {folder} contradicts itself", SourceError)
         for file, promised in weight_files(self.folder, label).items():
-            header = read_header(self.folder / file, label)
+            header = read_places(self.folder / file, label)
             for name in promised or ():
                 if name not in header:
                     problems.add(f"the index says that {show(name)} is in {file}, and it is not")
-            for name, spec in header.items():
+            for name, place in header.items():
                 if name in self._files:
                     problems.add(f"{show(name)} is both in {self._files[name]} and in {file}")
                 elif promised is None or name in promised:
-                    self._specs[name], self._files[name] = spec, file
+                    self._specs[name], self._files[name], self._places[name] = place.spec, file, place
         problems.raise_any()
         if not self._specs:
             raise SourceError(f"{label}: the weights in {folder} hold no tensors")
@@ -76,6 +77,16 @@ class Checkpoint:
         for name in names:
             del self._specs[name], self._files[name]
         return self
+
+    def place(self, name: str) -> tuple[Path, int, int]:
+        """The file that holds a tensor, and its first and last byte (excluded) there."""
+        place = self._places[name]
+        return self.folder / self._files[name], place.start, place.end
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that hold tensors, in natural order of their names."""
+        return tuple(self.folder / name for name in sorted(set(self._files.values())))
 
     def close(self) -> None:
         """Close all files; they open again when needed."""

@@ -50,7 +50,7 @@ def compare(base: Weights, expert: Weights, problems: Problems, vocabulary: int 
             continue
         other = others[name] if name in others else expert.load(name)
         # A buffer may be stored in another precision, and is the same buffer then.
-        if other.is_floating_point() == tensor.is_floating_point() and not _equal(tensor, other):
+        if other.is_floating_point() == tensor.is_floating_point() and not equal(tensor, other):
             problems.add(
                 f"{expert.label}: {name!r} is no parameter ({_kind(tensor.dtype)} values, or a buffer) and differs "
                 "from the base's; it cannot be merged, and must be equal"
@@ -62,7 +62,7 @@ def drop_aliases(base: Weights, expert: Weights, problems: Problems) -> None:
     specs = expert.specs()
     doubles = {alias: kept for alias, kept in base.aliases.items() if alias in specs and kept in specs}
     for alias, kept in doubles.items():
-        if specs[alias].shape != specs[kept].shape or not _equal(expert.load(alias), expert.load(kept)):
+        if specs[alias].shape != specs[kept].shape or not equal(expert.load(alias), expert.load(kept)):
             problems.add(
                 f"{expert.label}: {alias!r} and {kept!r} differ, and the base ties them; untie the base first (load it "
                 "with tie_word_embeddings=False)"
@@ -106,7 +106,8 @@ def _shape_problem(
     return f"{label}: {name!r} has shape {list(theirs)}, expected {list(ours)} as in the base"
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same, in the coarser of their dtypes."""
     if one.is_floating_point() and one.dtype != other.dtype:
         coarse = min(one.dtype, other.dtype, key=lambda dtype: -torch.finfo(dtype).eps)
         one, other = one.to(coarse), other.to(coarse)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -37,10 +38,26 @@ _DTYPES = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
+#: What the format calls each dtype.
+SAFE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in its file: `start` and `end` are bytes from the file's beginning."""
+
+    spec: TensorSpec
+    start: int
+    end: int
 
 
 def read_header(path: Path, label: str) -> dict[str, TensorSpec]:
-    """Names, shapes and dtypes of a safetensors file; checks that its sizes are true and reads no tensor.
+    """Names, shapes and dtypes of a safetensors file; see `read_places`."""
+    return {name: place.spec for name, place in read_places(path, label).items()}
+
+
+def read_places(path: Path, label: str) -> dict[str, Place]:
+    """Names, shapes, dtypes and places of a safetensors file's tensors; checks that its sizes are true.
 
     Raises:
         SourceError: missing, truncated, corrupted, or a header that contradicts itself or the file.
@@ -68,7 +85,7 @@ def read_header(path: Path, label: str) -> dict[str, TensorSpec]:
         raise broken(f"its header is no JSON ({show(str(problem))})") from None
     except RecursionError:
         raise broken("its header is nested too deeply") from None
-    specs, spans = {}, []
+    places: dict[str, Place] = {}
     for name, entry in header.items() if isinstance(header, dict) else [("header", header)]:
         if name == "__metadata__":
             continue
@@ -80,16 +97,15 @@ def read_header(path: Path, label: str) -> dict[str, TensorSpec]:
             raise broken(f"tensor {show(name)} has the entry {show(entry)}") from None
         if not (whole and fits):
             raise broken(f"tensor {show(name)} lies about its size: {show(entry)}")
-        specs[name] = TensorSpec(shape, dtype)
-        spans.append((start, end))
-    reached = 0
-    for start, end in sorted(spans):
+        places[name] = Place(TensorSpec(shape, dtype), 8 + length + start, 8 + length + end)
+    reached = 8 + length
+    for start, end in sorted((place.start, place.end) for place in places.values()):
         if start != reached:
             raise broken("tensors overlap or leave gaps")
         reached = end
-    if reached != size - 8 - length:
-        raise broken(f"its header promises {reached} bytes of tensors, and {size - 8 - length} are there")
-    return specs
+    if reached != size:
+        raise broken(f"its header promises {reached - 8 - length} bytes of tensors, and {size - 8 - length} are there")
+    return places
 
 
 def read_json(path: Path, label: str) -> Any:

@@ -1,0 +1,218 @@
+"""From a recipe to the plan of a streamed merge: all that headers and configs can tell, before a tensor is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import Problems, RequestError, SourceError, show
+from ..models.sources import SourceModel, open_source
+from ..models.types import HubOptions, TensorSpec
+from ..recipes.types import PASSTHROUGH, Recipe, TensorJob
+from ..registry import Method, get_method
+from .plan import Group, kind_of, spacing_of
+from .request import Request, resolve_device, resolve_dtype
+from .stream_plan import Input, Step, StreamPlan
+from .vocabularies import drop_tied_copies, shape_problem
+
+
+def make_stream_plan(
+    recipe: Recipe,
+    *,
+    hub: HubOptions | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> StreamPlan:
+    """Open the models of a recipe and work out every step; reads headers and configs.
+
+    Raises:
+        RequestError: what cannot be merged, all of it listed.
+        SourceError: a model that cannot be read.
+    """
+    where = resolve_device(device)
+    if recipe.out != "weights":
+        raise RequestError(
+            f"out={recipe.out!r}: only 'weights' can be streamed so far; merge adapters into an adapter with "
+            "peft_model.merge_3h(...)"
+        )
+    stored = resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=seed)
+    models = open_models(recipe, hub or HubOptions())
+    drop_tied_copies(models, recipe.base or 0)
+    problems = Problems(f"{recipe.label}: these models cannot be merged")
+    _check_kinds(models, recipe, problems)
+    counts = [model.layers for model in models]
+    problems.raise_any()
+    jobs = recipe.jobs([{name: spec.shape for name, spec in model.specs.items()} for model in models], counts)
+    steps = []
+    for job in jobs:
+        try:
+            step = _step(job, recipe, models, stored, where, problems)
+        except RequestError as problem:
+            problems.add(f"{job.name}: {problem}")
+            continue
+        if step is not None:
+            steps.append(step)
+    # As safetensors itself orders them: the output then depends on no order of files, and reads run front to back.
+    steps.sort(key=lambda step: step.job.name)
+    names = [step.job.name for step in steps]
+    for name in sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+        problems.add(f"{name!r} is made twice")
+    if not steps and not problems.found:
+        problems.add("no tensor comes out")
+    constants = _constants(models, recipe.base or 0, problems)
+    problems.raise_any()
+    layers = recipe.layers(counts)
+    return StreamPlan(recipe, models, tuple(steps), constants, where, layers)
+
+
+def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
+    """Open all models; what is wrong with each is listed."""
+    opened, errors = [], []
+    for reference in recipe.models:
+        label = reference.given or reference.source
+        try:
+            opened.append(open_source(reference.source, reference.adapters, show(label)[1:-1], hub))
+        except RequestError as problem:
+            errors.append(problem)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = Problems(f"{recipe.label}: {len(errors)} models cannot be read", SourceError)
+        for error in errors:
+            problems.add(str(error))
+        problems.raise_any()
+    return tuple(opened)
+
+
+def _check_kinds(models: Sequence[SourceModel], recipe: Recipe, problems: Problems) -> None:
+    main = models[recipe.base or 0]
+    kind = main.config.get("model_type")
+    for model in models:
+        other = model.config.get("model_type")
+        if kind and other and other != kind:
+            problems.add(f"{model.label}: a model of type {other!r}, {main.label} is a {kind!r}")
+
+
+def _step(
+    job: TensorJob,
+    recipe: Recipe,
+    models: Sequence[SourceModel],
+    stored: torch.dtype | None,
+    device: torch.device,
+    problems: Problems,
+) -> Step | None:
+    """One job's step; None where it is left out or something is wrong with it, which is noted."""
+    wanted = [*job.inputs, *([job.base] if job.base else [])]
+    if job.optional and not any(name in models[index].specs for index, name in job.inputs):
+        return None
+    missing = [(index, name) for index, name in wanted if name not in models[index].specs]
+    for index, name in missing:
+        problems.add(f"{models[index].label}: {name!r} is missing, which {job.name!r} is made of")
+    if missing:
+        return None
+    index, name = job.base or job.inputs[0]
+    spec = models[index].specs[name]
+    for other, its in wanted:
+        theirs = models[other].specs[its].shape
+        if theirs != spec.shape:
+            problems.add(shape_problem(job.name, models[index], spec.shape, models[other], theirs))
+            return None
+    spec = TensorSpec(spec.shape, stored or spec.dtype)
+    base = None if job.base is None else (models[job.base[0]], job.base[1])
+    if job.method == PASSTHROUGH:
+        return _copy(job, spec, models)
+    return _merge(job, recipe, models, spec, base, device)
+
+
+def _copy(job: TensorJob, spec: TensorSpec, models: Sequence[SourceModel]) -> Step:
+    if len(job.inputs) != 1:
+        raise RequestError(f"passthrough copies one tensor, and {len(job.inputs)} are given")
+    scale = job.parameters.get("scale")
+    index, name = job.inputs[0]
+    source = _input(models[index], name, job, models[index].label, None)
+    return Step(job, spec, (source,), None, factor=1.0 if scale is None else float(scale))
+
+
+def _merge(
+    job: TensorJob,
+    recipe: Recipe,
+    models: Sequence[SourceModel],
+    spec: TensorSpec,
+    base: tuple[SourceModel, str] | None,
+    device: torch.device,
+) -> Step:
+    method = get_method(job.method)
+    count = len(job.inputs)
+    method.check_experts(count)
+    parameters = method.bind(job.parameters, count)
+    weights = method.bind_weights(job.weights, count)
+    method.check_request(parameters, weights)
+    if base is None and method.space == "delta" and not method.weight_form:
+        raise RequestError(f"method {method.name!r} works on task vectors: it needs base_model")
+    roles = [recipe.models[index].role or f"expert_{place}" for place, (index, _) in enumerate(job.inputs, start=1)]
+    inputs = [
+        _input(models[index], name, job, role, base) for role, (index, name) in zip(roles, job.inputs, strict=True)
+    ]
+    order = _order(method, roles)
+    request = Request(
+        method=method,
+        parameters={
+            key: tuple(value[place] for place in order) if isinstance(value, tuple) else value
+            for key, value in parameters.items()
+        },
+        roles=tuple(roles[place] for place in order),
+        sources=tuple(inputs[place].label for place in order),
+        weights=tuple(weights[place] for place in order),
+        seed=recipe.seed,
+        device=device,
+    )
+    chosen = tuple(inputs[place] for place in order)
+    ranks = tuple(each.spec.rank for each in chosen)
+    if base is not None and method.space == "delta" and all(each.own_base and each.spec.rank == 0 for each in chosen):
+        return Step(job, spec, (_input(base[0], base[1], job, "base", None),), None)  # no adapter changes it
+    vectors = base is not None and method.space == "delta"
+    shape, stacked, spectral, low_rank, _ = kind_of(request, job.name, spec, ranks, vectors)
+    rounded = [each.spec.dtype for each in chosen if each.spec.rank is None]
+    spacing = spacing_of([*rounded, base[0].specs[base[1]].dtype]) if rounded and base is not None else 0.0
+    names = (job.name,)
+    group = Group(names, shape, stacked, spectral, ranks, low_rank, spacing, request.weights, request.parameters)
+    setting = (method.name, tuple(sorted((k, v) for k, v in request.parameters.items())), request.roles)
+    return Step(job, spec, chosen, base, request, group, setting=setting)
+
+
+def _order(method: Method, roles: Sequence[str]) -> list[int]:
+    """As in `make_request`: by role, where the order means nothing, so that it changes no bit."""
+    order = list(range(len(roles)))
+    if not method.ordered:
+        order.sort(key=lambda place: roles[place])
+    return order
+
+
+def _input(model: SourceModel, name: str, job: TensorJob, role: str, base: tuple[SourceModel, str] | None) -> Input:
+    """An input; where it is one adapter on the very tensor that is the base, its change keeps its factors."""
+    spec = model.specs[name]
+    own = (
+        base is not None
+        and len(model.adapters) == 1
+        and not base[0].adapters
+        and base[0].found.folder == model.found.folder
+        and base[1] == name
+    )
+    rank = model.rank(name) if own else None
+    return Input(model.label, role, model, name, job.name, TensorSpec(spec.shape, spec.dtype, rank), own)
+
+
+def _constants(models: Sequence[SourceModel], main: int, problems: Problems) -> Mapping[str, Tensor]:
+    """Integer tensors of the main model; another's of the same name must be equal."""
+    found = models[main].constants
+    for model in models:
+        for name, tensor in model.constants.items():
+            if name in found and not torch.equal(found[name], tensor):
+                problems.add(f"{model.label}: {name!r} holds integers and differs from {models[main].label}'s")
+    return found

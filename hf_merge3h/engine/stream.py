@@ -1,0 +1,213 @@
+"""Carry out a streamed merge: one tensor in flight, read ahead, written behind, a folder that appears whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RequestError
+from ..linalg.low_rank import LowRank
+from ..models.weights.ahead import ReadAhead
+from ..models.weights.output import OutputFolder
+from ..models.weights.writer import ShardWriter, nbytes, parse_size, plan_shards
+from .ambient import in_plain_arithmetic
+from .folder import write_side_files
+from .manifest import Manifest, make_manifest
+from .measures import TensorReport
+from .plan import Group, Plan
+from .run import BaseReader, Run, Stored
+from .sinks import add_and_round
+from .stream_plan import Progress, Step, StreamPlan, Tell
+from .walk import Pool, walk_of
+
+_MARGIN = 1 << 24  # bytes of config, tokenizer, manifest and the file system's own
+_PIECE = 1 << 22  # entries of a copied tensor at a time
+
+
+@dataclass
+class StreamSink:
+    """Adds merged deltas to the base's tensor, rounds to the output's dtype, and hands it to the writer."""
+
+    step: Step
+    writer: ShardWriter
+
+    def store(
+        self, group: Group, merged: Tensor | LowRank, read_base: BaseReader, whole: Tensor | None = None
+    ) -> Stored:
+        """Round, write, and measure what rounding lost."""
+        name, wanted = group.names[0], None if whole is None else whole[0]
+        origin = None if self.step.base is None else read_base(name)
+        rounded, lost = add_and_round(name, merged[0], origin, self.step.spec.dtype, wanted)
+        self.writer.write(name, rounded)
+        return Stored(lost.reshape(1))
+
+
+@dataclass
+class StreamRun:
+    """One run of a plan into a folder.
+
+    Attributes:
+        measure: take diagnostics, and hashes of all files.
+        tell: is called after each step.
+    """
+
+    plan: StreamPlan
+    folder: Path
+    max_shard_size: int
+    measure: bool = True
+    tell: Tell | None = None
+    _statistics: dict[Any, Any] = field(default_factory=dict)
+    _started: float = 0.0
+    _done: int = 0
+
+    def __call__(self) -> Manifest:
+        """Merge everything; the folder holds weights, config, tokenizer and manifest then."""
+        self._started = time.perf_counter()
+        shards = plan_shards(self.plan.specs, self.max_shard_size)
+        steps = {step.job.name: step for step in self.plan.steps}
+        order = [name for shard in shards for name in shard.tensors]
+        spans = [list(steps[name].spans()) if name in steps else [] for name in order]
+        files = {path for model in self.plan.models for path in model.checkpoint.files} if self.measure else set()
+        reports: list[TensorReport] = []
+        pool, writer = Pool(), ShardWriter(self.folder, shards, hashes=self.measure)
+        ahead = ReadAhead(spans, sorted(files))
+        try:
+            with _one_thread(self.plan.device), torch.no_grad():
+                self._prepare()
+                for number, name in enumerate(order, start=1):
+                    if name in steps:
+                        reports += self._step(steps[name], pool, writer)
+                    else:
+                        writer.write(name, self.plan.constants[name])
+                    ahead.advance(number)
+                    self._tell(name, steps)
+            outputs, inputs = writer.close(), ahead.hashes()
+        except BaseException:
+            writer.abort()
+            raise
+        finally:
+            ahead.stop()
+            pool.close()
+            for model in self.plan.models:
+                model.checkpoint.close()
+        write_side_files(self.plan, self.folder)
+        seconds = time.perf_counter() - self._started
+        manifest = make_manifest(self.plan, reports, inputs, outputs, measured=self.measure, seconds=seconds)
+        manifest.save(self.folder)
+        return manifest
+
+    def _tell(self, name: str, steps: Mapping[str, Step]) -> None:
+        self._done += nbytes(self.plan.specs[name]) + (steps[name].bytes_read if name in steps else 0)
+        if self.tell is not None:
+            total = self.plan.bytes_read + self.plan.bytes_written
+            self.tell(Progress(self._done, total, time.perf_counter() - self._started))
+
+    def _prepare(self) -> None:
+        """Whole-model statistics, for each setting that a method asks them for."""
+        settings: dict[Any, list[Step]] = {}
+        for step in self.plan.steps:
+            if step.request is not None and step.request.method.prepare is not None:
+                settings.setdefault(step.setting, []).append(step)
+        for setting, steps in settings.items():
+            request = steps[0].request
+            assert request is not None
+            assert request.method.prepare is not None
+            accumulator = request.method.prepare(request.parameters, len(request.roles))
+            if accumulator is None:
+                continue
+            for number in range(accumulator.passes):
+                for step in steps:
+                    assert step.group is not None
+                    if request.method.matrix_only and not step.group.spectral:
+                        continue  # what is averaged needs no measuring
+                    vectors = self._run(step, None).read(step.group)
+                    accumulator.observe(number, step.group.entry_names(), vectors, step.group.spectral)
+            self._statistics[setting] = accumulator.result()
+
+    def _step(self, step: Step, pool: Pool, writer: ShardWriter) -> list[TensorReport]:
+        if step.request is None or step.group is None:
+            _copy(step, pool, writer)
+            return []
+        run, statistics = self._run(step, writer), self._statistics.get(step.setting)
+        walk = walk_of(step, run.supplied(step.group, statistics, None), self.measure)
+        if walk is not None:
+            report = walk(pool, writer)
+            return [] if report is None else [report]
+        return run.merge(step.group, statistics)
+
+    def _run(self, step: Step, writer: ShardWriter | None) -> Run:
+        """The engine's own run, over this one tensor."""
+        assert step.request is not None
+        assert step.group is not None
+        return Run(
+            plan=Plan(step.request.method.name, (step.group,)),
+            request=step.request,
+            experts=step.inputs,
+            read_base=step.read_base,
+            base_label="the base" if step.base is None else step.base[0].label,
+            sink=StreamSink(step, writer),  # type: ignore[arg-type]  # nothing is stored while statistics are taken
+            weights_at_hand=step.base is not None,
+            progress=False,
+            measure=self.measure,
+            baseless=step.base is None,
+        )
+
+
+def _copy(step: Step, pool: Pool, writer: ShardWriter) -> None:
+    """Passthrough: the tensor as it is, times a factor, in the output's dtype."""
+    flat = step.inputs[0].model.load(step.inputs[0].name).reshape(-1)
+
+    def piece(start: int) -> Tensor:
+        part = flat[start : start + _PIECE]
+        return part.to(step.spec.dtype) if step.factor == 1.0 else (part.float() * step.factor).to(step.spec.dtype)
+
+    for part in pool.map(piece, range(0, len(flat), _PIECE)):
+        writer.write(step.job.name, part)
+    if not len(flat):
+        writer.write(step.job.name, flat.to(step.spec.dtype))
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Chunks are merged by several threads at once; torch's own would only stand in their way."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@in_plain_arithmetic
+def merge_plan(
+    plan: StreamPlan,
+    out: str | Path,
+    *,
+    max_shard_size: int | str = "5GB",
+    diagnostics: bool = True,
+    overwrite: bool = False,
+    tell: Tell | None = None,
+) -> Manifest:
+    """Carry out a plan; see `merge_recipe`."""
+    size = parse_size(max_shard_size)
+    output = OutputFolder(Path(out), overwrite=overwrite)
+    output.check()
+    inside = [model.label for model in plan.models if _within(output.target, model.found.folder)]
+    if inside:
+        raise RequestError(f"out={str(out)!r}: is or holds the input {inside[0]}; give another folder")
+    output.check_space(plan.bytes_written + _MARGIN)
+    with output as folder:
+        return StreamRun(plan, folder, size, diagnostics, tell)()
+
+
+def _within(target: Path, source: Path) -> bool:
+    source, target = source.resolve(), target.resolve()
+    return source == target or target in source.parents

@@ -1,0 +1,163 @@
+"""A folder that appears whole or not at all: written aside, on the same file system, and renamed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from ...errors import OutputError, bad
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, and so nothing of another run is ever taken for abandoned
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = ".lock"
+#: What a folder that may be replaced holds: a model, or an earlier output.
+_MODEL_FILES = ("merge3h.json", "config.json", "model.safetensors", "model.safetensors.index.json")
+
+
+class OutputFolder:
+    """Gives a new folder to write into, and puts it in the target's place when all went well.
+
+    A killed run leaves at most a hidden folder beside the target. The kernel drops its lock with the process, which
+    is how the next run tells it from one that is still being written, and removes it.
+
+    Args:
+        target: the folder that is to appear.
+        overwrite: replace what is there, which is kept until the new one is whole.
+
+    Raises:
+        RequestError: the target exists, or nothing can be written there.
+
+    Example:
+        >>> with OutputFolder(Path("/tmp/merged"), overwrite=True) as folder:
+        ...     _ = (folder / "config.json").write_text("{}")
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
+        self.target = Path(os.path.abspath(Path(target).expanduser()))
+        if self.target.is_symlink():
+            self.target = self.target.resolve()
+        self.overwrite = overwrite
+        self._lock: int | None = None
+        self.folder: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """The nearest folder above the target that exists."""
+        return next(each for each in self.target.parents if each.exists())
+
+    def check(self) -> None:
+        """Raise a RequestError where the target cannot be written; changes nothing."""
+        target = self.target
+        if target.exists() and not target.is_dir():
+            raise bad("out", str(target), "a folder, and this is a file")
+        if target.is_dir() and (names := os.listdir(target)):
+            if not self.overwrite:
+                raise bad("out", str(target), "a folder that does not exist", "give another one, or overwrite")
+            if not any(name in names for name in _MODEL_FILES):
+                raise bad(
+                    "out", str(target), "a folder that holds a model, where it is to be overwritten", "give another one"
+                )
+        if not self.place.is_dir() or not os.access(self.place, os.W_OK | os.X_OK):
+            raise bad("out", str(target), f"a place to write in; {self.place} cannot be written to")
+
+    def check_space(self, needed: int) -> None:
+        """Raise a RequestError where the file system has less than `needed` bytes left."""
+        free = shutil.disk_usage(self.place).free
+        if free < needed:
+            raise bad("out", str(self.target), f"{needed:,} bytes of free space; {free:,} are left at {self.place}")
+
+    def __enter__(self) -> Path:
+        self.check()
+        parent = self.target.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            self._recover()
+            self.check()
+            self.folder = parent / f"{self._prefix}new-{secrets.token_hex(4)}"
+            self.folder.mkdir()
+            self._lock = _locked(self.folder / _LOCK)
+        except OSError as problem:
+            raise self._error(problem) from None
+        return self.folder
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self.folder is not None
+        try:
+            if kind is None:
+                self._commit(self.folder)
+        except OSError as problem:
+            raise self._error(problem) from None
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _error(self, problem: OSError) -> OutputError:
+        return OutputError(f"out={str(self.target)!r}: cannot be written: {problem.strerror or problem}")
+
+    @property
+    def _prefix(self) -> str:
+        return f".{self.target.name}.merge3h-"
+
+    def _commit(self, folder: Path) -> None:
+        """Two renames where something is replaced; `_recover` mends what a kill between them leaves."""
+        self.check()  # another run may have been faster
+        (folder / _LOCK).unlink()
+        old = self.target.parent / f"{self._prefix}old-{secrets.token_hex(4)}"
+        replaced = self.target.exists() and bool(os.listdir(self.target))
+        if replaced:
+            self.target.rename(old)
+        try:
+            folder.rename(self.target)
+        except OSError:
+            if replaced:
+                old.rename(self.target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _recover(self) -> None:
+        """Clean up after runs that were killed: put back what was moved away last, remove what was half written."""
+        for left in sorted(self.target.parent.glob(f"{self._glob}old-*")):
+            if not self.target.exists():
+                left.rename(self.target)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+        for left in self.target.parent.glob(f"{self._glob}new-*"):
+            if _abandoned(left / _LOCK):
+                shutil.rmtree(left, ignore_errors=True)
+
+    @property
+    def _glob(self) -> str:
+        return "".join(f"[{each}]" if each in "*?[" else each for each in self._prefix)
+
+
+def _locked(path: Path) -> int:
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether no process holds this lock (a run that has no lock yet, or none any more, counts as abandoned)."""
+    if fcntl is None:
+        return False
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return True
+    with contextlib.closing(os.fdopen(handle)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,127 @@
+"""A first recipe, with comments that say what can be changed."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import bad
+from .mergekit import PASSTHROUGH, Rules, rules_of
+
+_WIDTH = 100
+
+
+def commented_recipe(models: Sequence[str] | Mapping[str, str], base: str | None, method: str) -> str:
+    """YAML for these models: every parameter of the method is in it, the optional ones as comments.
+
+    Args:
+        models: the experts, or a mapping of roles to them.
+        base: what their task vectors are measured from; None for methods that need none.
+        method: name of the method.
+
+    Raises:
+        RequestError: no models, no such method, or a method that needs a base and gets none.
+
+    Example:
+        >>> print(commented_recipe(["me/helpful", "me/honest"], "me/base", "nearswap").splitlines()[0])
+        # NearSwap: Take small changes whole and of large ones no more than t.
+    """
+    names = list(models.values()) if isinstance(models, Mapping) else list(models)
+    if isinstance(models, str) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise bad("models", models, "at least one folder or Hub id")
+    rules = rules_of(method)
+    if rules.base in ("origin", "first") and base is None:
+        raise bad("base", base, f"a folder or Hub id, for {rules.name} needs a base model")
+    lines = [*_heading(rules), f"merge_method: {rules.name}", ""]
+    if base is not None:
+        lines += [
+            "# What the experts were trained from; config and tokenizer are taken from here.",
+            f"base_model: {_text(base)}",
+        ]
+        lines.append("")
+    lines += _models(rules, names)
+    if isinstance(models, Mapping):
+        roles = [f"  {_text(role)}: {_text(name)}" for role, name in models.items()]
+        lines += ["", "# What each expert stands for, in reports and cards.", "roles:", *roles]
+    return "\n".join([*lines, "", *_shared(rules), *_tail(rules)]) + "\n"
+
+
+def _heading(rules: Rules) -> list[str]:
+    if rules.method is None:
+        return ["# Passthrough: copy tensors, for stacks of layers."]
+    text = f"{rules.method.shown_title}: {rules.method.summary}"
+    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH)]
+
+
+def _models(rules: Rules, names: Sequence[str]) -> list[str]:
+    if rules.name == PASSTHROUGH:
+        lines = [
+            "# Each slice takes layers first to last - 1 of one model; the output has all of them, in this order.",
+            "slices:",
+        ]
+        for name in names:
+            lines += ["  - sources:", f"      - model: {_text(name)}", "        layer_range: [0, 1]"]
+        return lines
+    lines = ["# Folders or Hub ids; model@revision, and model+adapter for a PEFT adapter on a model.", "models:"]
+    for number, name in enumerate(names):
+        lines.append(f"  - model: {_text(name)}")
+        if not rules.weighted:
+            continue
+        share = 1.0 / len(names) if rules.method is not None and rules.method.unit_weights else 1.0
+        lines += ["    parameters:", f"      weight: {share:g}" + _note("how much it counts", number)]
+        for ours in sorted(rules.per_model):
+            lines.append(
+                f"      # {_spelling(rules, ours)}: {_value(rules, ours)}" + _note("may differ by model", number)
+            )
+    return lines
+
+
+def _shared(rules: Rules) -> list[str]:
+    """The recipe's parameters, with what each means; those without a default are no comments."""
+    if rules.method is None:
+        return []
+    described = []
+    for parameter in rules.method.parameters:
+        mark = "" if parameter.name in rules.required else "# "
+        words = f"{parameter.help} ({parameter.expected})"
+        described += [f"  # {line}" for line in textwrap.wrap(words, _WIDTH - 4)]
+        described.append(f"  {mark}{_spelling(rules, parameter.name)}: {_value(rules, parameter.name)}")
+    if not described:
+        return []
+    head = [
+        "# A list is a gradient over the layers, for example [0, 0.5, 1]; conditions on tensor names are a list of",
+        "# - {filter: mlp, value: 0.5}, the last one without a filter.",
+    ]
+    empty = not any(not line.lstrip().startswith("#") for line in described)
+    return [*head, "# parameters:" if empty else "parameters:", *described, ""]
+
+
+def _tail(rules: Rules) -> list[str]:
+    lines = ["# dtype: bfloat16            # of the output; left out, each tensor keeps its own"]
+    lines.append("# tokenizer_source: base     # whose tokenizer the output gets: base, or one of the models")
+    if rules.method is not None and rules.method.random:
+        lines.append("seed: 0                      # of the random masks")
+    return lines
+
+
+def _spelling(rules: Rules, ours: str) -> str:
+    return rules.spellings[ours][0]
+
+
+def _value(rules: Rules, ours: str) -> str:
+    assert rules.method is not None
+    parameter = next(each for each in rules.method.parameters if each.name == ours)
+    value: Any = rules.defaults.get(ours, parameter.default)
+    return "null" if value is None else json.dumps(value)
+
+
+def _note(text: str, number: int) -> str:
+    return f"  # {text}" if number == 0 else ""
+
+
+def _text(value: str) -> str:
+    """A YAML scalar that stands for this text whatever is in it."""
+    plain = value.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
+    return value if plain.isalnum() and value[0].isalpha() and ": " not in value else json.dumps(value)

@@ -1,0 +1,184 @@
+"""What mergekit 0.1.5 means by a recipe: its methods, defaults and names of options, next to ours.
+
+One table, found by running mergekit and asking its registry (see tests/recipes/make_expectations.py); none of its
+code is here. A method that mergekit does not have takes our own parameters with our own defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from ..errors import RequestError, nearest, show
+from ..registry import Method, get_method, list_methods
+from .types import PASSTHROUGH
+
+#: What the base is to a method: the origin of task vectors; that or nothing; one of two models, the first; one model
+#: among the others.
+BaseRole = Literal["origin", "maybe", "first", "model"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a recipe's parameters become a method's.
+
+    Attributes:
+        name: as the recipe says it.
+        method: our record; None for passthrough, which the plan carries out.
+        base: what the base model is to the method.
+        base_added: a base that is not listed among `models` is one of them all the same.
+        defaults: values by our names, where a recipe says nothing and they are not our method's own.
+        renamed: the file's name of a parameter, by ours, where they differ.
+        required: our names that have no default.
+        no_effect: names that mergekit takes for this method and that change nothing.
+        refused: names that mergekit takes and we do not: name -> the values that may stand all the same, and why.
+        weighted: whether `weight` counts.
+        known: mergekit has this method.
+    """
+
+    name: str
+    method: Method | None
+    base: BaseRole
+    base_added: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
+    no_effect: tuple[str, ...] = ()
+    refused: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
+    weighted: bool = True
+    known: bool = True
+
+    @property
+    def spellings(self) -> Mapping[str, tuple[str, ...]]:
+        """Our names of the parameters and how a file may spell each."""
+        if self.method is None:
+            return {"scale": ("scale",)}
+        found = {}
+        for parameter in self.method.parameters:
+            name = parameter.name
+            other = self.renamed.get(name) or ("lambda" if name == "scale" else None)
+            found[name] = (other, name) if other else (name,)
+        return found
+
+    @property
+    def per_model(self) -> frozenset[str]:
+        """Our names of the parameters that each model may have its own value of."""
+        if self.method is None:
+            return frozenset({"scale"})
+        return frozenset(parameter.name for parameter in self.method.parameters if parameter.per_expert)
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """All names that may stand under `parameters` and mean something here."""
+        names = {spelling for spellings in self.spellings.values() for spelling in spellings}
+        return frozenset(names | ({"weight"} if self.weighted else set()))
+
+    @property
+    def signed(self) -> bool:
+        """Whether signs are elected, entry by entry."""
+        return self.method is not None and any(each.name == "election" for each in self.method.parameters)
+
+
+_NO_L1 = ((False,), "mergekit restores the L1 norm after trimming; here only dare and della methods rescale")
+_TRIMMED: dict[str, Any] = {"no_effect": ("int8_mask",), "refused": {"rescale": _NO_L1}}
+
+#: The one table. "base" is what mergekit's base model is to the method; the rest as in `Rules`.
+MERGEKIT: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"base": "model", "defaults": {"normalize": True}},
+    "task_arithmetic": {
+        "base": "origin",
+        "defaults": {"normalize": False},
+        "no_effect": ("int8_mask", "rescale"),
+    },
+    "ties": {"base": "origin", "defaults": {"density": 1.0, "normalize": True}, **_TRIMMED},
+    "dare_linear": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "normalize": False, "rescale": True},
+        "no_effect": ("int8_mask",),
+    },
+    "dare_ties": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "normalize": False, "rescale": True},
+        "no_effect": ("int8_mask",),
+    },
+    "della": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "epsilon": 0.15, "normalize": True, "rescale": True},
+        "no_effect": ("int8_mask",),
+    },
+    "della_linear": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "epsilon": 0.15, "normalize": False, "rescale": True},
+        "no_effect": ("int8_mask",),
+    },
+    "breadcrumbs": {"base": "origin", "defaults": {"density": 1.0, "gamma": 0.01, "normalize": False}, **_TRIMMED},
+    "breadcrumbs_ties": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "gamma": 0.01, "normalize": False},
+        **_TRIMMED,
+    },
+    "model_stock": {"base": "origin", "defaults": {"cosine_floor": 1e-6}, "weighted": False},
+    "slerp": {"base": "first", "required": ("t",), "weighted": False},
+    "nuslerp": {"base": "maybe"},
+    "multislerp": {"base": "maybe"},
+    "karcher": {"base": "model", "weighted": False},
+    "sce": {"base": "origin", "defaults": {"equal_below": 1e-6}, "no_effect": ("int8_mask",), "weighted": False},
+    "arcee_fusion": {"base": "origin", "weighted": False},
+    "nearswap": {"base": "origin", "required": ("t",), "weighted": False},
+    "ram": {"base": "origin", "renamed": {"threshold": "epsilon"}, "weighted": False},
+    "ramplus_tl": {"base": "origin", "renamed": {"threshold": "epsilon"}, "weighted": False},
+    PASSTHROUGH: {"base": "model", "base_added": False, "weighted": False},
+}
+
+#: Names that mergekit takes for some method: elsewhere they change nothing, in mergekit as here.
+MERGEKIT_NAMES = frozenset(
+    {
+        *("weight", "density", "epsilon", "gamma", "lambda", "normalize", "int8_mask", "rescale", "t", "filter_wise"),
+        *("nuslerp_flatten", "nuslerp_row_wise", "normalize_weights", "eps", "max_iter", "tol", "select_topk", "r"),
+        *("alpha", "scale"),
+    }
+)
+
+
+@cache
+def method_names() -> tuple[str, ...]:
+    """All that `merge_method` may say: mergekit's names, ours and our aliases."""
+    ours = [name for record in list_methods() for name in (record.name, *record.aliases)]
+    return tuple(dict.fromkeys([*ours, PASSTHROUGH]))
+
+
+def rules_of(name: Any) -> Rules:
+    """The rules of a recipe's `merge_method`.
+
+    Raises:
+        RequestError: no such method; the nearest names are offered.
+    """
+    if not isinstance(name, str) or name not in method_names():
+        raise RequestError(f"={show(name)}: expected the name of a method; {nearest(str(name), method_names())}")
+    if name == PASSTHROUGH:
+        return Rules(name, None, **MERGEKIT[name])
+    record = get_method(name)
+    found = MERGEKIT.get(name) or MERGEKIT.get(record.name)
+    if found is not None:
+        return Rules(name, record, **found)
+    base: BaseRole = "model" if record.space == "weight" else "origin"
+    return Rules(
+        name, record, base, base_added=False, no_effect=("int8_mask",), weighted=record.weighted, known=False
+    )  # fmt: skip
+
+
+def as_ours(rules: Rules, name: str, value: Any) -> Any:
+    """A file's value of a parameter as our method takes it (`rescale: true` is mergekit's rule, the L1 norm).
+
+    >>> as_ours(rules_of("dare_ties"), "rescale", True), as_ours(rules_of("ties"), "normalize", 1.0)
+    ('l1', True)
+    """
+    assert rules.method is not None
+    parameter = next(each for each in rules.method.parameters if each.name == name)
+    if name == "rescale" and value in (True, False):
+        return "l1" if value else "none"
+    if parameter.type is bool and not isinstance(value, bool) and value in (0, 1):
+        return bool(value)
+    return value

@@ -1,0 +1,135 @@
+"""Settings: numbers that may change from layer to layer and from tensor to tensor.
+
+A setting in a recipe is one value, a list of values along the layers, or conditions on tensor names with a value
+each. What it means at one tensor is as in mergekit: numbers are interpolated linearly over the layers, other values
+step; the first condition whose `filter` occurs in the name counts; where none does, the next level out is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import nearest
+from .marks import Marked, Path
+
+Scalar = bool | int | float | str
+#: A checked setting: a scalar, a list of scalars along the layers, or conditions.
+Setting = Any
+Settings = Mapping[str, Setting]
+
+_MOST_NUMBER = 1e30  # beyond this float32 holds nothing
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A value for the tensors whose name contains `filter` (all of them for None or "*")."""
+
+    filter: str | None
+    value: Scalar | tuple[Scalar, ...]
+
+    def holds(self, name: str) -> bool:
+        """Whether the condition is about a tensor."""
+        return self.filter is None or self.filter == "*" or self.filter in name
+
+
+def read_setting(value: Any, path: Path, text: Marked, problems: list[str]) -> Setting | None:
+    """Check one setting; what is wrong goes to `problems`."""
+    if isinstance(value, Mapping):
+        value, single = [value], True
+    else:
+        single = False
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        return _conditions(value, path, text, problems, single)
+    return _plain(value, path, text, problems)
+
+
+def _conditions(
+    value: Sequence[Any], path: Path, text: Marked, problems: list[str], single: bool
+) -> tuple[Condition, ...] | None:
+    conditions = []
+    for index, each in enumerate(value):
+        here = path if single else (*path, index)
+        if not isinstance(each, Mapping):
+            problems.append(text.bad(here, each, "a mapping with value and filter, as its neighbours are"))
+            return None
+        for key in each:
+            if key not in ("value", "filter"):
+                problems.append(text.say((*here, key), f"is unknown; {nearest(key, ('value', 'filter'))}"))
+        if not isinstance(each.get("filter"), (str, type(None))):
+            problems.append(text.bad((*here, "filter"), each["filter"], "text that occurs in names of tensors"))
+            return None
+        if "value" not in each:
+            problems.append(text.say(here, "has no value"))
+            return None
+        found = _plain(each["value"], (*here, "value"), text, problems)
+        if found is None:
+            return None
+        conditions.append(Condition(each.get("filter"), found))
+    return tuple(conditions)
+
+
+def _plain(value: Any, path: Path, text: Marked, problems: list[str]) -> Setting | None:
+    if isinstance(value, list):
+        if not value:
+            problems.append(text.bad(path, value, "a value, or values along the layers"))
+            return None
+        found = [_scalar(each, (*path, index), text, problems) for index, each in enumerate(value)]
+        return None if any(each is None for each in found) else tuple(found)
+    return _scalar(value, path, text, problems)
+
+
+def _scalar(value: Any, path: Path, text: Marked, problems: list[str]) -> Scalar | None:
+    if isinstance(value, str):
+        try:
+            value = float(value)  # YAML 1.1 reads 1e-5 as text
+        except ValueError:
+            return value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and abs(value) <= _MOST_NUMBER:  # false for NaN
+        return value
+    problems.append(text.bad(path, value, "a finite number, true or false, text, a list of these, or conditions"))
+    return None
+
+
+def evaluate(setting: Setting, name: str, t: float) -> Scalar | None:
+    """What a setting says at a tensor, `t` of the way (0 to 1) through the layers; None where it says nothing.
+
+    >>> evaluate((0, 1, 0.5), "w", 0.25), evaluate((True, False), "w", 0.9)
+    (0.5, True)
+    >>> evaluate((Condition("mlp", 0.3), Condition(None, (0, 1))), "attn.w", 0.5)
+    0.5
+    """
+    if not isinstance(setting, tuple):
+        return setting
+    if setting and isinstance(setting[0], Condition):
+        for condition in setting:
+            if condition.holds(name):
+                return evaluate(condition.value, name, t)
+        return None
+    place = t * (len(setting) - 1)
+    low = int(place)
+    if any(isinstance(each, (bool, str)) for each in setting):
+        return setting[low]
+    share = place - low
+    high = min(low + 1, len(setting) - 1)
+    return (1 - share) * setting[low] + share * setting[high] if share else setting[low]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Settings from the nearest level to the farthest: model, slice, module, recipe."""
+
+    levels: tuple[Settings, ...]
+
+    def find(self, names: Sequence[str], tensor: str, t: float) -> Scalar | None:
+        """The value of the first level that says something at a tensor; `names` are spellings of one parameter."""
+        for settings in self.levels:
+            for spelling in names:
+                if spelling in settings:
+                    found = evaluate(settings[spelling], tensor, t)
+                    if found is not None:
+                        return found
+        return None

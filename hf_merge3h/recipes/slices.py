@@ -1,0 +1,207 @@
+"""From a recipe to jobs: which tensors of which models make each tensor of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import Problems, RequestError
+from .body import Body, Module, Slice, Source
+from .jobs import JobMaker
+from .layers import Place, comes_last, find_layers, is_vocabulary, part_of, tied_to
+from .parameters import Levels
+from .types import PASSTHROUGH, TensorJob
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+#: Buffers that some checkpoints hold and others do not; none of them is trained.
+_BUFFERS = (".inv_freq", ".position_ids", ".masked_bias")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model's tensors by the part of the recipe that treats them, and their layers."""
+
+    shapes: Shapes
+    places: Mapping[str, Place]
+    count: int | None
+
+
+def make_jobs(body: Body, shapes: Sequence[Shapes], counts: Sequence[int | None]) -> tuple[TensorJob, ...]:
+    """The jobs of the whole output.
+
+    Raises:
+        RequestError: lists all that does not fit.
+    """
+    if len(shapes) != len(body.labels) or len(counts) != len(body.labels):
+        raise ValueError(f"{len(body.labels)} models, but {len(shapes)} headers and {len(counts)} layer counts")
+    problems = Problems(f"{body.text.label} does not fit its models")
+    names = [module.name for module in body.modules]
+    maker = JobMaker(body, problems)
+    jobs: list[TensorJob] = []
+    for module in body.modules:
+        opened = []
+        for own, count in zip(shapes, counts, strict=True):
+            part = {name: shape for name, shape in own.items() if part_of(name, names) in (module.name, None)}
+            opened.append(Opened(part, find_layers(part, count), count))
+        jobs += _ModuleJobs(body, module, opened, maker, problems)()
+    for model in {source.model for module in body.modules for slice_ in module.slices for source in slice_.sources}:
+        lost = [name for name in shapes[model] if part_of(name, names) is None]
+        if lost:
+            problems.add(
+                f"{body.labels[model]}: {len(lost)} tensors, {lost[0]} the first, belong to none of the modules "
+                f"{', '.join(names)}; add a module `default`"
+            )
+    problems.raise_any()
+    seen: set[str] = set()
+    for job in jobs:
+        if job.name in seen:
+            problems.add(f"{job.name} would be made twice")
+        seen.add(job.name)
+    if not jobs:
+        problems.add("the models have no tensors in common with the recipe")
+    problems.raise_any()
+    return tuple(jobs)
+
+
+def output_layers(body: Body, counts: Sequence[int | None]) -> int | None:
+    """The output's number of layers, None where it is the base's."""
+    main = next((each for each in body.modules if each.name in ("default", "text_decoder")), body.modules[0])
+    return main.length
+
+
+@dataclass
+class _ModuleJobs:
+    body: Body
+    module: Module
+    opened: Sequence[Opened]
+    maker: JobMaker
+    problems: Problems
+
+    def __call__(self) -> Iterator[TensorJob]:
+        if self.module.length is None:
+            yield from self._whole(self.module.slices[0])
+            return
+        if not self._ranges_fit():
+            return
+        first, last = self.module.slices[0], self.module.slices[-1]
+        yield from self._loose(first, lambda name: not comes_last(name))
+        offset = 0
+        for slice_ in self.module.slices:
+            yield from self._layers(slice_, offset)
+            offset += slice_.length or 0
+        yield from self._loose(last, comes_last)
+
+    def _whole(self, slice_: Slice) -> Iterator[TensorJob]:
+        counts = {self._count(source) for source in slice_.sources}
+        if len(counts) > 1:
+            each = ", ".join(f"{self.body.labels[s.model]} has {self._count(s)}" for s in slice_.sources)
+            self._say(slice_.sources[0], f"models of different depth cannot be merged whole: {each} layers; use slices")
+            return
+        for name in self._names(slice_.sources):
+            holder = next(s for s in self._leading(slice_.sources) if name in self.opened[s.model].shapes)
+            place = self.opened[holder.model].places.get(name)
+            yield from self._job(slice_, name, [(source, name) for source in slice_.sources], _way(place))
+
+    def _loose(self, slice_: Slice, belongs: object) -> Iterator[TensorJob]:
+        """The tensors outside the main stack of layers, from the first slice or the last."""
+        for name in self._names(slice_.sources):
+            inside = any(
+                (place := self.opened[source.model].places.get(name)) is not None and place.main
+                for source in slice_.sources
+            )
+            if not inside and belongs(name):  # type: ignore[operator]
+                yield from self._job(slice_, name, [(source, name) for source in slice_.sources], 0.0)
+
+    def _layers(self, slice_: Slice, offset: int) -> Iterator[TensorJob]:
+        length = slice_.length or 0
+        by_layer: dict[int, dict[int, dict[tuple[str, str], Place]]] = {}
+        for source in slice_.sources:
+            found = by_layer.setdefault(source.model, {})
+            for place in self.opened[source.model].places.values():
+                if place.main:
+                    found.setdefault(place.index, {})[place.prefix, place.rest] = place
+        for step in range(length):
+            t = step / (length - 1) if length > 1 else 1.0
+            rows = {}
+            for source in self._leading(slice_.sources):
+                rows.update(by_layer[source.model].get((source.layers or (0, 0))[0] + step, {}))
+            for place in rows.values():
+                inputs = [(source, place.at((source.layers or (0, 0))[0] + step)) for source in slice_.sources]
+                yield from self._job(slice_, place.at(offset + step), inputs, t)
+
+    def _job(self, slice_: Slice, name: str, wanted: Sequence[tuple[Source, str]], t: float) -> Iterator[TensorJob]:
+        inputs, absent = [], []
+        shape = next((self.opened[s.model].shapes[n] for s, n in wanted if n in self.opened[s.model].shapes), None)
+        for source, own in wanted:
+            shapes = self.opened[source.model].shapes
+            found = own if own in shapes else tied_to(own, shapes, shape)
+            if found is None:
+                absent.append((source, own))
+            else:
+                inputs.append((source, found))
+        if absent:
+            if name.endswith(_BUFFERS):
+                source, own = inputs[0]
+                yield TensorJob(name, PASSTHROUGH, ((source.model, own),), None, (1.0,), {"scale": 1.0})
+                return
+            for source, own in absent:
+                self.problems.add(f"{self.body.labels[source.model]} has no tensor {own}, which another model has")
+            return
+        if not self._shapes_fit(name, inputs):
+            return
+        levels = Levels((slice_.parameters, self.module.parameters, self.body.parameters))
+        try:
+            yield self.maker(name, inputs, levels, t)
+        except RequestError as error:
+            self.problems.add(f"{self.body.text.where(slice_.path)}: {error}")
+
+    def _shapes_fit(self, name: str, inputs: Sequence[tuple[Source, str]]) -> bool:
+        shapes = {self.body.labels[s.model]: self.opened[s.model].shapes[own] for s, own in inputs}
+        if len({tuple(shape) for shape in shapes.values()}) == 1:
+            return True
+        rows_only = len({tuple(shape[1:]) for shape in shapes.values()}) == 1
+        if rows_only and is_vocabulary(name):
+            if self.body.matched:
+                return True
+            remedy = "; vocabularies that differ cannot be merged yet: bring all to one by resize_token_embeddings"
+        else:
+            remedy = ""
+        each = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
+        self.problems.add(f"{name} has different shapes: {each}{remedy}")
+        return False
+
+    def _ranges_fit(self) -> bool:
+        fits = True
+        for source in (source for slice_ in self.module.slices for source in slice_.sources):
+            low, high = source.layers or (0, 0)
+            count = self._count(source)
+            if not count:
+                self._say(source, f"{self.body.labels[source.model]} has no layers that its tensor names show")
+                fits = False
+            elif high > count:
+                self._say(source, f"layer_range=[{low}, {high}]: expected numbers of at most {count}, the layers there")
+                fits = False
+        return fits
+
+    def _count(self, source: Source) -> int:
+        return max((place.size for place in self.opened[source.model].places.values() if place.main), default=0)
+
+    def _say(self, source: Source, problem: str) -> None:
+        self.problems.add(f"{self.body.text.where(source.path)}: {problem}")
+
+    def _leading(self, sources: Sequence[Source]) -> list[Source]:
+        """The base first: the output's tensors stand in its order."""
+        return sorted(sources, key=lambda source: source.model != self.body.base)
+
+    def _names(self, sources: Sequence[Source]) -> list[str]:
+        return list(
+            dict.fromkeys(name for source in self._leading(sources) for name in self.opened[source.model].shapes)
+        )
+
+
+def _way(place: Place | None) -> float:
+    """How far through the layers a tensor is; what stands outside them counts as the beginning, as in mergekit."""
+    if place is None:
+        return 0.0
+    return place.index / (place.size - 1) if place.size > 1 else 1.0

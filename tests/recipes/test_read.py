@@ -1,0 +1,271 @@
+"""Reading recipes: what is taken, what is refused and how it is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from hf_merge3h.errors import RequestError
+from hf_merge3h.recipes.read import read_recipe
+
+GOOD = "merge_method: ties\nbase_model: b\nmodels:\n  - model: x\n  - model: y\n"
+
+
+def said(text, label=None):
+    with pytest.raises(RequestError) as caught:
+        read_recipe(text, label)
+    return str(caught.value)
+
+
+def test_a_file_a_text_and_a_dict_say_the_same(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD)
+    found = [read_recipe(each) for each in (path, str(path), GOOD, yaml.safe_load(GOOD))]
+    assert {each.models for each in found} == {found[0].models}
+    assert [each.label for each in found] == ["r.yaml", "r.yaml", "recipe", "recipe"]
+    assert found[0].given == yaml.safe_load(GOOD)
+    assert found[0].base == 2
+
+
+def test_references():
+    text = """
+merge_method: linear
+models:
+  - model: a/b@main+c/d@r1
+  - model: {model: {path: e, revision: v2}, lora: {path: f}}
+  - model: /abs/olute
+    adapters: [g, h]
+"""
+    models = read_recipe(text).models
+    assert [(each.source, each.adapters) for each in models] == [
+        ("a/b@main", ("c/d@r1",)),
+        ("e@v2", ("f",)),
+        ("/abs/olute", ("g", "h")),
+    ]
+    assert models[0].given == "a/b@main+c/d@r1"
+    assert [each.role for each in models] == ["expert_1", "expert_2", "expert_3"]
+
+
+def test_our_adapters_are_experts_on_the_base():
+    text = """
+merge_method: r_tsvm
+base_model: b
+adapters:
+  helpfulness: x
+  honesty: {adapter: y, parameters: {weight: 0.5}}
+out: adapter
+seed: 7
+"""
+    recipe = read_recipe(text)
+    assert [(each.source, each.adapters, each.role) for each in recipe.models] == [
+        ("b", ("x",), "helpfulness"),
+        ("b", ("y",), "honesty"),
+        ("b", (), "base"),
+    ]
+    assert (recipe.base, recipe.out, recipe.seed) == (2, "adapter", 7)
+    job = recipe.jobs([{"w": (2,)}] * 3, [None] * 3)[0]
+    assert (job.weights, job.base) == ((1.0, 0.5), (2, "w"))
+
+
+def test_roles():
+    recipe = read_recipe(GOOD + "roles: [helpfulness, honesty]")
+    assert [each.role for each in recipe.models] == ["helpfulness", "honesty", "base"]
+    recipe = read_recipe(GOOD + "roles: {harmlessness: y}")
+    assert [each.role for each in recipe.models] == ["expert_1", "harmlessness", "base"]
+    assert "2 words, one for each expert" in said(GOOD + "roles: [one]")
+    assert "did you mean" in said(GOOD + "roles: {harmlessness: yy}") or "choose from" in said(GOOD + "roles: {q: zz}")
+
+
+def test_tokenizers():
+    assert read_recipe(GOOD + "tokenizer_source: union").tokenizer["source"] == "union"
+    assert read_recipe(GOOD + "tokenizer_source: y").tokenizer["source"] == 1
+    other = read_recipe(GOOD + "tokenizer_source: z\nroles: [helpfulness, honesty]")
+    assert (other.tokenizer["source"], other.models[3].source, other.models[3].role) == (3, "z", "")
+    text = """
+tokenizer:
+  source: base
+  pad_to_multiple_of: 8
+  tokens:
+    <a>: {source: {kind: zero}}
+    <b>: {source: {kind: model_token, model: x, token: <c>}, force: true}
+    <d>: {source: y}
+"""
+    assert read_recipe(GOOD + text).tokenizer == {
+        "source": "base",
+        "pad_to_multiple_of": 8,
+        "tokens": {
+            "<a>": {"source": {"kind": "zero"}, "force": False},
+            "<b>": {"source": {"kind": "model_token", "model": 0, "token": "<c>"}, "force": True},
+            "<d>": {"source": {"kind": "model", "model": 1}, "force": False},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b", "recipe:1: a recipe is a mapping with merge_method and models, not ['a', 'b']"),
+        ("", "a recipe is a mapping"),
+        ("models: [x]\n", "has no merge_method"),
+        ("merge_method: tie\nmodels: [x]", "recipe:1: merge_method='tie': expected the name of a method; did you mean"),
+        (GOOD + "modls: 3", "recipe:6: modls is unknown; did you mean 'models'"),
+        (GOOD + "slices: []", "this one has models and slices"),
+        ("merge_method: ties\nbase_model: b", "this one has none"),
+        ("merge_method: ties\nmodels: [x]", "merge_method ties needs a base_model"),
+        (GOOD + "dtype: bf17", "recipe:6: dtype='bf17': expected float32, bfloat16"),
+        (GOOD + "seed: x", "recipe:6: seed='x': expected an integer"),
+        (GOOD + "out: both", "out='both': expected weights or adapter"),
+        (GOOD + "base_model: c", "recipe:6: base_model stands twice"),
+        (GOOD + "parameters: {weight: .nan}", "parameters.weight=nan: expected a finite number"),
+        (GOOD + "parameters: {weight: []}", "parameters.weight=[]: expected a value"),
+        (GOOD + "parameters: {weight: [{filter: a}]}", "parameters.weight[0] has no value"),
+        (GOOD + "parameters: [1]", "parameters=[1]: expected a mapping"),
+        (GOOD + "  - model: x\n", "listed twice"),
+        (GOOD + "  - modell: x\n", "models[2].modell is unknown; did you mean 'model'?"),
+        (GOOD + "  - model: {model: x, override_architecture: L}\n", "override_architecture is not supported"),
+        (GOOD + "  - model: x+\n", "nothing empty around the +"),
+        ("merge_method: slerp\nbase_model: b\nmodels: [x, y]\nparameters: {t: 0}", "merges exactly 2"),
+        ("merge_method: passthrough\nmodels: [x, y]", "passthrough takes one at a time"),
+        ("merge_method: linear\nslices: [{sources: [{model: x}]}]", "layer_range=None: expected [first, last + 1]"),
+        ("merge_method: linear\nslices: [{residual_weight: 1, sources: []}]", "residual_weight is not supported"),
+        (
+            "merge_method: linear\nslices: [{sources: "
+            "[{model: x, layer_range: [0, 1]}, {model: y, layer_range: [0, 2]}]}]",
+            "ranges of different lengths: [0, 1], [0, 2]",
+        ),
+        (GOOD + "tokenizer_source: union\ntokenizer: {source: base}", "both given"),
+        ("a: 1\n---\nb: 2\n", "recipe:3: a second document begins"),
+        ("a: [1\n", "no YAML that can be read"),
+        ("a: !!python/object:os.system x\n", "no YAML that can be read"),
+        ("a: !!set {x, y}\n", "is not plain data"),
+        ("merge_method: [ties]\nmodels: [x]", "merge_method=['ties']"),
+        ("x: &x [*x]\n", "aliases that multiply or contain themselves"),
+        ("a: " + "[" * 40 + "]" * 40 + "\n", "nested deeper"),
+        ("\n" * (1 << 20) + "a: 1", "a recipe has at most"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(text, message):
+    assert message in said(text)
+
+
+def test_a_bomb_is_stopped():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    assert "aliases that multiply" in said("\n".join(lines))
+
+
+def test_all_problems_are_listed_with_their_lines():
+    message = said("merge_method: ties\nbase_model: b\nmodels:\n  - model: 3\n  - modl: x\nseed: a\n", "r.yaml")
+    assert message.startswith("r.yaml is no recipe that can be carried out:")
+    for part in ("r.yaml:4: models[0].model=3", "r.yaml:5: models[1].modl is unknown", "r.yaml:6: seed='a'"):
+        assert part in message
+
+
+def test_merge_keys_and_aliases():
+    text = """
+merge_method: ties
+base_model: b
+models:
+  - model: x
+    parameters: &p {weight: 0.5, density: 0.3}
+  - model: y
+    parameters: {<<: *p, density: 0.7}
+"""
+    job = read_recipe(text).jobs([{"w": (2,)}] * 3, [None] * 3)[0]
+    assert (job.weights, job.parameters["density"]) == ((0.5, 0.5), (0.3, 0.7))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "expected a YAML file that can be read" in said(tmp_path / "no.yaml")
+    assert "this is a folder" in said(tmp_path)
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "b.yaml: no UTF-8 text" in said(tmp_path / "b.yaml")
+    assert "expected a path, YAML text or a dict" in said(3)
+    assert "expected text, a number" in said({"merge_method": object()})
+    assert "keys are words" in said({3: 4})
+
+
+SHAPES = {
+    f"model.layers.{n}.{name}": (4, 4) for n in range(3) for name in ("self_attn.q_proj.weight", "mlp.up_proj.weight")
+}
+SHAPES |= {"model.embed_tokens.weight": (6, 4), "model.norm.weight": (4,), "lm_head.weight": (6, 4)}
+
+#: The forms that recipes in mergekit's documentation and on the Hub have.
+FORMS = {
+    "gradients": """
+models:
+  - model: o/first
+    parameters: {density: [1, 0.7, 0.1], weight: 1.0}
+  - model: o/second
+    parameters: {density: 0.5, weight: [0, 0.3, 0.7, 1]}
+  - model: o/third
+    parameters:
+      density: 0.33
+      weight:
+        - filter: mlp
+          value: 0.5
+        - value: 0
+merge_method: ties
+base_model: o/base
+parameters: {normalize: true, int8_mask: true}
+dtype: float16
+""",
+    "base first, without parameters": """
+models:
+  - model: o/base  # No parameters necessary for base model
+  - model: o/first
+    parameters: {weight: 0.4, density: 0.53}
+  - model: o/second
+    parameters: {weight: 0.4, density: 0.53}
+merge_method: dare_ties
+base_model: o/base
+parameters: {int8_mask: true}
+dtype: bfloat16
+""",
+    "slerp by slices": """
+slices:
+  - sources:
+      - {model: o/first, layer_range: [0, 3]}
+      - {model: o/base, layer_range: [0, 3]}
+merge_method: slerp
+base_model: o/base
+parameters:
+  t:
+    - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}
+    - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}
+    - value: 0.5 # the rest
+dtype: float16
+""",
+    "a stack": """
+slices:
+  - sources: [{model: o/first, layer_range: [0, 2]}]
+  - sources: [{model: o/second, layer_range: [0, 3]}]
+merge_method: passthrough
+dtype: float16
+""",
+    "tokens": """
+merge_method: linear
+models:
+  - {model: o/first, parameters: {weight: 1.0}}
+  - {model: o/second+o/lora, parameters: {weight: 0.3}}
+tokenizer:
+  source: union
+  tokens:
+    <|im_start|>: {source: o/first}
+    <|eot|>: {source: {kind: model_token, model: o/first, token: <|eot|>}}
+chat_template: auto
+""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recipes_of_mergekits_forms_are_read_without_a_word(form):
+    recipe = read_recipe(FORMS[form])
+    assert recipe.warnings == ()
+    assert recipe.jobs([SHAPES] * len(recipe.models), [3] * len(recipe.models))
+
+
+def test_a_recipe_is_json(tmp_path):
+    assert json.loads(json.dumps(read_recipe(GOOD).given)) == yaml.safe_load(GOOD)
