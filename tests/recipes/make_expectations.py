@@ -2,10 +2,10 @@
 
 Runs in mergekit's own environment, for it is LGPL and pins other versions; nothing of it is copied here:
 
-    python3.11 -m venv /tmp/mk
-    /tmp/mk/bin/pip install torch==2.13.0
-    /tmp/mk/bin/pip install mergekit==0.1.5
-    HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 /tmp/mk/bin/python tests/recipes/make_expectations.py
+    python3.11 -m venv ORACLE
+    ORACLE/bin/pip install torch==2.13.0
+    ORACLE/bin/pip install mergekit==0.1.5
+    HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ORACLE/bin/python tests/recipes/make_expectations.py
 
 It writes two files under tests/recipes/expected/: the models that it made (random Llama checkpoints of about 1,700
 numbers, whose changes get smaller from layer to layer and are zero in places), and what mergekit made of them,

@@ -35,7 +35,8 @@ class OutputFolder:
         RequestError: the target exists, or nothing can be written there.
 
     Example:
-        >>> with OutputFolder(Path("/tmp/merged"), overwrite=True) as folder:
+        >>> import tempfile
+        >>> with OutputFolder(Path(tempfile.mkdtemp()) / "merged") as folder:
         ...     _ = (folder / "config.json").write_text("{}")
     """
 
