@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
 EXTRAS = "dev"
 OLDEST = (3, 11)
+#: program -> the Debian package that brings it
+PROGRAMS = {"chromium": "chromium", "bwrap": "bubblewrap"}
 
 
 def wanted() -> str:
@@ -59,8 +62,24 @@ def create() -> None:
     venv.EnvBuilder(with_pip=True).create(ENVIRONMENT)
 
 
+def install_programs() -> None:
+    """Install Debian's packages that tests drive, where this is a Debian and we may: a browser and a sandbox."""
+    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        sys.stderr.write(
+            f"not installed: {', '.join(missing)}; tests that need them will fail until you install them\n"
+        )
+        return
+    quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+    subprocess.run(["apt-get", "update", "-qq"], check=True, **quiet)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, **quiet)
+
+
 def prepare() -> None:
     """Create or complete the environment."""
+    install_programs()
     if not usable():
         create()
     STAMP.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""`hf-merge3h merge`, `plan` and `init`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Device, Dtype, Recipe, Seed
+
+
+def merge(
+    recipe: Recipe,
+    out: Annotated[Path, typer.Argument(help="The folder that is made, whole or not at all.", show_default=False)],
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    diagnostics: Annotated[
+        bool, typer.Option(help="Measure what the merge does to each block, and hash all files.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, once the new one is whole.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar nor result.")] = False,
+) -> None:
+    """Merge whole checkpoints, larger than memory if need be, as a recipe says."""
+    from ..engine.recipes import merge_recipe
+
+    manifest = merge_recipe(
+        recipe,
+        out,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        max_shard_size=max_shard_size,
+        diagnostics=diagnostics,
+        overwrite=overwrite,
+        progress=not quiet and not as_json and sys.stderr.isatty(),
+    )
+    if as_json:
+        typer.echo(json.dumps(manifest.content, indent=2))
+    elif not quiet:
+        output = manifest.content["output"]
+        typer.echo(f"{out}: {output['tensors']} tensors, {output['bytes']:,} bytes, {manifest.content['seconds']} s")
+
+
+def plan(
+    recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
+) -> None:
+    """Show what a recipe would do: tensors, bytes, memory, seconds; reads no weights and writes nothing."""
+    from ..engine.recipes import plan_facts, plan_recipe, plan_text
+    from ..recipes.read import read_recipe
+
+    found = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed)
+    typer.echo(json.dumps(plan_facts(found), indent=2) if as_json else plan_text(found))
+
+
+def init(
+    models: Annotated[list[str], typer.Argument(help="Folders or Hub ids of the experts.", show_default=False)],
+    base: Annotated[str | None, typer.Option(help="The model that they were trained from.")] = None,
+    method: Annotated[str, typer.Option(help="The merging method.")] = "r_tsvm",
+) -> None:
+    """Write a commented recipe for these models to standard output."""
+    from ..recipes.init import commented_recipe
+
+    typer.echo(commented_recipe(models, base=base, method=method), nl=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (merge, plan, init):
+        app.command()(command)
