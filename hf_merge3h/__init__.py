@@ -20,10 +20,10 @@ from .errors import MergeError, MergeWarning, OutputError, RequestError, SourceE
 
 if TYPE_CHECKING:
     from .engine.doors import merge
-    from .engine.manifest import load_manifest
     from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
     from .linalg.low_rank import LowRank
+    from .manifest import load_manifest
     from .methods.linear import preference_grid
     from .registry import Method, PerExpert, Range, get_method, list_methods, method
 
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "merge": "engine.doors",
     "merge_recipe": "engine.recipes",
-    "load_manifest": "engine.manifest",
+    "load_manifest": "manifest",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "preference_grid": "methods.linear",

@@ -1,90 +1,17 @@
-"""`merge3h.json`: what was merged, from what, how, and what came out; cards and verification are functions of it."""
+"""What a merge was, as a streamed merge tells it: the maker of its manifest."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.resources
 import json
-import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError, show
+from ..manifest import NOT_RECORDED, SCHEMA_VERSION, Manifest, plain
 from .measures import TensorReport, blocks_of, summarise
 from .stream_plan import Step, StreamPlan
-
-FILE = "merge3h.json"
-#: Raised by one whenever a reader of the last version would misunderstand the file; new keys alone do not raise it.
-SCHEMA_VERSION = 1
-NOT_RECORDED = "not recorded"
-_LIMIT = 256_000_000  # bytes; a manifest has one line a tensor
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The content of a merge3h.json, as plain data (see docs/MANIFEST.md).
-
-    Attributes:
-        content: what the file holds.
-        tensors: reports of the single tensors; in memory only.
-    """
-
-    content: Mapping[str, Any]
-    tensors: tuple[TensorReport, ...] = ()
-
-    @property
-    def outputs(self) -> Any:
-        """BLAKE3 of each file of weights, or "not recorded"."""
-        return self.content["output"]["hashes"]
-
-    def save(self, folder: Path) -> Path:
-        """Write the file into a folder."""
-        path = Path(folder) / FILE
-        path.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return path
-
-
-def load_manifest(place: str | os.PathLike[str]) -> Manifest:
-    """Read a manifest, given the file or the folder that holds it.
-
-    Raises:
-        SourceError: no such file, not one, or written by a newer version of this package.
-    """
-    path = Path(place)
-    path = path / FILE if path.is_dir() else path
-    try:
-        if path.stat().st_size > _LIMIT:
-            raise SourceError(f"{path}: is no manifest: {path.stat().st_size:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        if isinstance(problem, SourceError):
-            raise
-        raise SourceError(f"{path}: cannot be read: {problem.strerror or problem}") from None
-    except (ValueError, RecursionError) as problem:
-        raise SourceError(f"{path}: is no JSON: {show(str(problem))}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise SourceError(f"{path}: is no manifest: schema_version={show(version)}, expected {SCHEMA_VERSION}")
-    if version > SCHEMA_VERSION:
-        writer = content.get("versions", {}).get("hf-merge3h") if isinstance(content.get("versions"), dict) else None
-        wanted = f"'hf-merge3h>={writer}'" if isinstance(writer, str) else "--upgrade hf-merge3h"
-        raise SourceError(
-            f"{path}: schema_version={version}, and this version reads up to {SCHEMA_VERSION}; pip install {wanted}"
-        )
-    missing = [key for key in schema()["required"] if key not in content]
-    if missing:
-        raise SourceError(f"{path}: is no whole manifest: it lacks {', '.join(missing)}")
-    return Manifest(content)
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the file, as it ships with the package."""
-    text = importlib.resources.files("hf_merge3h.engine").joinpath("manifest.schema.json").read_text(encoding="utf-8")
-    return json.loads(text)
 
 
 def make_manifest(
@@ -126,8 +53,7 @@ def make_manifest(
         },
         "diagnostics": _diagnostics(plan, reports) if measured else NOT_RECORDED,
     }
-    plain = json.loads(json.dumps(_plain(content), allow_nan=False))
-    return Manifest(plain, tuple(reports))
+    return Manifest(json.loads(json.dumps(plain(content), allow_nan=False)), tuple(reports))
 
 
 def _resolved(plan: StreamPlan) -> list[dict[str, Any]]:
@@ -135,7 +61,7 @@ def _resolved(plan: StreamPlan) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for step in plan.steps:
         entry = _setting(plan, step)
-        key = json.dumps(_plain(entry), sort_keys=True)
+        key = json.dumps(plain(entry), sort_keys=True)
         found.setdefault(key, {**entry, "tensors": []})["tensors"].append(step.job.name)
     return list(found.values())
 
@@ -192,16 +118,3 @@ def _diagnostics(plan: StreamPlan, reports: Sequence[TensorReport]) -> list[dict
 
 def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types: tuples are lists, numbers that JSON has not are None or text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)

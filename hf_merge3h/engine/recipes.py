@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..manifest import Manifest
 from ..models.types import HubOptions
 from ..recipes.types import Recipe
 from .folder import check_side_files
-from .manifest import Manifest
 from .steps import make_stream_plan
 from .stream import merge_plan
 from .stream_plan import Progress, StreamPlan

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..errors import RequestError
 from ..linalg.low_rank import LowRank
+from ..manifest import Manifest
 from ..models.weights.ahead import ReadAhead
 from ..models.weights.output import OutputFolder
 from ..models.weights.writer import ShardWriter, nbytes, parse_size, plan_shards
 from .ambient import in_plain_arithmetic
 from .folder import write_side_files
-from .manifest import Manifest, make_manifest
+from .manifest import make_manifest
 from .measures import TensorReport
 from .plan import Group, Plan
 from .run import BaseReader, Run, Stored

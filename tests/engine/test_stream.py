@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM
 
 from hf_merge3h import RequestError, get_method
 from hf_merge3h.engine import stream, walk
-from hf_merge3h.engine.manifest import Manifest
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import Progress
+from hf_merge3h.manifest import Manifest
 from hf_merge3h.recipes.types import ModelReference, Recipe, TensorJob
 from tests.engine.models import METHODS, ROLES, expert_count, peft_model, quiet, whole_experts
 from tests.engine.recipes import family, recipe, save

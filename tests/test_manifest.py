@@ -10,9 +10,9 @@ import blake3
 import pytest
 
 from hf_merge3h import SourceError
-from hf_merge3h.engine.manifest import FILE, NOT_RECORDED, load_manifest, schema
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream import merge_plan
+from hf_merge3h.manifest import FILE, NOT_RECORDED, load_manifest, schema
 from tests.engine.recipes import family, recipe
 
 KINDS: dict[str, Any] = {
