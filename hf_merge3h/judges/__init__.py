@@ -1,0 +1,1 @@
+"""Who says whether a response is harmful, a refusal or made up."""

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: sent there as code, and imported here by nobody but tests."""
