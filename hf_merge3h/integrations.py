@@ -1,17 +1,22 @@
 """`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, whichever of the three is imported first.
 
+Their `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`.
+
 `install` attaches the methods to the classes that are loaded already, and leaves a finder on `sys.meta_path` that
 attaches them as soon as one is imported. Nothing heavy is imported here; the methods import the engine when called.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +131,52 @@ def merge_into_adapter(
     )  # fmt: skip
 
 
+def _saving(save: Callable[..., Any]) -> Callable[..., Any]:
+    """`save_pretrained`, and then the manifest of what was merged.
+
+    On the class, not on the merged model: copies and pickles of a model keep it.
+    """
+
+    @functools.wraps(save)
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = save(self, *args, **kwargs)
+        if "merge_report" in vars(self):
+            given = _arguments(save, self, args, kwargs)
+            if given.get("is_main_process", True):
+                _finish(self, given["save_directory"], given.get("state_dict"), given.get("selected_adapters"))
+        return result
+
+    save_pretrained.merge_3h = True  # type: ignore[attr-defined]
+    return save_pretrained
+
+
+def _uploading(upload: Callable[..., Any]) -> Callable[..., Any]:
+    """What `push_to_hub` uploads is finished first: it has just put its own card there."""
+
+    @functools.wraps(upload)
+    def _upload_modified_files(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "merge_report" in vars(self):
+            _finish(self, _arguments(upload, self, args, kwargs)["working_dir"], None, None)
+        return upload(self, *args, **kwargs)
+
+    _upload_modified_files.merge_3h = True  # type: ignore[attr-defined]
+    return _upload_modified_files
+
+
+def _arguments(function: Callable[..., Any], self: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    return inspect.signature(function).bind(self, *args, **kwargs).arguments
+
+
+def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None) -> None:
+    from .engine.saved import after_saving
+
+    saved = getattr(model, "peft_config", None) if type(model).__module__.startswith("peft.") else None
+    after_saving(model, Path(folder), state, saved and list(saved if adapters is None else adapters))
+
+
+#: Further steps of methods that the classes have.
+_STEPS = {"save_pretrained": _saving, "_upload_modified_files": _uploading}
+
 #: module that defines the class -> (class, function)
 _TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
     "transformers.modeling_utils": ("PreTrainedModel", merge_into_model),
@@ -146,7 +197,12 @@ def _attach(module: ModuleType) -> None:
     class_name, function = _TARGETS[module.__name__]
     function.__name__, function.__qualname__ = "merge_3h", f"{class_name}.merge_3h"
     if hasattr(module, class_name):  # absent while another thread is still executing the module
-        setattr(getattr(module, class_name), "merge_3h", function)  # noqa: B010 - mypy knows no such attribute
+        kind = getattr(module, class_name)
+        kind.merge_3h = function
+        for name, more in _STEPS.items():
+            method = getattr(kind, name, None)
+            if method is not None and not hasattr(method, "merge_3h"):
+                setattr(kind, name, more(method))
 
 
 class _AfterImport(MetaPathFinder):

@@ -27,6 +27,7 @@ from ..models.open import (
     plain_skeleton,
     recorded_bases,
 )
+from ..models.origin import live_origin
 from ..models.types import Expert, HubOptions, TensorSpec
 from ..models.weights.module import LiveModule
 from .ambient import in_plain_arithmetic
@@ -35,6 +36,7 @@ from .plan import make_plan
 from .report import MergeReport
 from .request import Request, as_integer, make_request, resolve_dtype
 from .run import Run
+from .saved import fingerprint
 from .sinks import AdapterSink, WeightSink
 
 #: What vLLM's `max_lora_rank` may be set to.
@@ -118,7 +120,7 @@ def merge_module(
     request = make_request(experts, method=method, weights=weights, parameters=parameters, seed=seed, device=device)
     target = resolve_dtype(dtype)
     live = LiveModule(model, "the model")
-    origin = live_base(live) if base is None else open_base(base, live, hub)
+    origin = live_base(live, hub) if base is None else open_base(base, live, hub)
     opened = [
         open_expert(role, source, live, origin, hub)
         for role, source in zip(request.roles, request.sources, strict=True)
@@ -134,6 +136,7 @@ def merge_module(
             sink.tensors[name] = origin.weights.load(name).clone()
     dtypes = {target or specs[name].dtype for name in (sink.tensors or specs)}
     report = _report(request, opened, origin.label, tensors, start)
+    report.base_origin, report.origins = origin.origin.facts(), tuple(each.origin.facts() for each in opened)
     report.output = {"kind": "weights", "dtype": _names(dtypes)}
     _warn(report)
     live.commit(sink.tensors, dtype=target)
@@ -186,9 +189,12 @@ def merge_adapters(
     )  # fmt: skip
     tensors = run()
     report = _report(request, opened, _base_label(model), tensors, start)
+    report.base_origin = live_origin(model.get_base_model(), hub).facts()
+    report.origins = tuple(adapter.origin.facts() for adapter in opened)
     greatest = max((tensor.kept_rank for tensor in tensors if tensor.kept_rank is not None), default=0)
     report.output = {
         "kind": f"adapter {adapter_name!r}",
+        "adapter": adapter_name,
         "dtype": _names({sink.dtype}),
         "rank": greatest,
         "max_lora_rank": next((served for served in _SERVED_RANKS if served >= greatest), None),
@@ -283,5 +289,9 @@ def _warn(report: MergeReport, notes: Sequence[str] = ()) -> None:
 
 def _leave(model: Any, report: MergeReport, start: float) -> Any:
     report.seconds = time.perf_counter() - start
+    adapter = report.output.get("adapter")
+    report.fingerprint = fingerprint(model, adapter)
+    if adapter is not None:
+        model.merged_adapters = {**vars(model).get("merged_adapters", {}), adapter: report}
     model.merge_report = report
     return model

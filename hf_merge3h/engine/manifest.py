@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..manifest import NOT_RECORDED, SCHEMA_VERSION, Manifest, plain
+from ..models.hub import ResolvedSource
+from ..models.origin import card_of
+from ..models.types import HubOptions
+from ..models.weights.headers import ADAPTER_WEIGHTS
+from ..registry import get_method
+from .finish import hash_files, method_facts
 from .measures import TensorReport, blocks_of, summarise
 from .stream_plan import Step, StreamPlan
 
@@ -29,7 +36,7 @@ def make_manifest(
         plan: what was carried out.
         reports: of the tensors, where they were taken.
         inputs: BLAKE3 of the input files.
-        outputs: BLAKE3 of the output's files, by name.
+        outputs: BLAKE3 of the output's files, by name: weights and what lies beside them.
         measured: diagnostics and hashes were taken.
         seconds: how long it took.
     """
@@ -37,6 +44,8 @@ def make_manifest(
     content = {
         "schema_version": SCHEMA_VERSION,
         "kind": "weights",
+        "made_by": "recipe",
+        "method": _main_method(plan),
         "recipe": {"given": recipe.given, "label": recipe.label, "resolved": _resolved(plan)},
         "warnings": list(recipe.warnings),
         "seed": recipe.seed,
@@ -54,6 +63,12 @@ def make_manifest(
         "diagnostics": _diagnostics(plan, reports) if measured else NOT_RECORDED,
     }
     return Manifest(json.loads(json.dumps(plain(content), allow_nan=False)), tuple(reports))
+
+
+def _main_method(plan: StreamPlan) -> dict[str, str]:
+    """The method by which most tensors were merged."""
+    names = Counter(step.request.method.name for step in plan.steps if step.request is not None)
+    return method_facts(get_method(names.most_common(1)[0][0]) if names else None)
 
 
 def _resolved(plan: StreamPlan) -> list[dict[str, Any]]:
@@ -86,18 +101,28 @@ def _setting(plan: StreamPlan, step: Step) -> dict[str, Any]:
 def _model(plan: StreamPlan, index: int, inputs: Mapping[Path, str], measured: bool) -> dict[str, Any]:
     model, reference = plan.models[index], plan.recipe.models[index]
     files = model.checkpoint.files
+    known, card = card_of(model.found, model.hub)
     return {
         "given": reference.given or reference.source,
         "role": reference.role or None,
         "source": model.found.repo or reference.source,
         "commit": model.found.commit,
         "base": index == plan.recipe.base,
-        "adapters": [
-            {"source": found.repo or found.given, "commit": found.commit} for found, _ in model.adapters
-        ],
+        "adapters": [_adapter(found, model.hub, measured) for found, _ in model.adapters],
         "architecture": next(iter(model.config.get("architectures") or ()), None),
         "hashes": {path.name: inputs[path] for path in files} if measured else NOT_RECORDED,
-    }  # fmt: skip
+        **({"card": card} if known else {}),
+    }
+
+
+def _adapter(found: ResolvedSource, hub: HubOptions, measured: bool) -> dict[str, Any]:
+    known, card = card_of(found, hub)
+    return {
+        "source": found.repo or found.given,
+        "commit": found.commit,
+        "hashes": hash_files([found.folder / ADAPTER_WEIGHTS]) if measured else NOT_RECORDED,
+        **({"card": card} if known else {}),
+    }
 
 
 def _diagnostics(plan: StreamPlan, reports: Sequence[TensorReport]) -> list[dict[str, Any]]:

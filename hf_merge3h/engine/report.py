@@ -34,6 +34,8 @@ class MergeReport:
         warnings: what a careful user should know.
         output: what came out: "weights" or "adapter", its dtype, and for an adapter name, rank and the least
             `max_lora_rank` that serves it in vLLM.
+        origins: where each expert came from, as plain data (`models.origin.Origin`); `base_origin`, the base.
+        fingerprint: of the merged tensors, by which saving tells whether they were changed since.
         versions: of the libraries that took part.
         seconds: wall time of the whole call.
     """
@@ -55,6 +57,14 @@ class MergeReport:
     seconds: float
     orthogonal: bool = False
     warnings: list[str] = field(default_factory=list)
+    origins: tuple[dict[str, Any], ...] = ()
+    base_origin: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter came out, and no whole weights."""
+        return "adapter" in self.output
 
     @property
     def blocks(self) -> tuple[BlockReport, ...]:

@@ -19,6 +19,7 @@ from ..models.weights.ahead import ReadAhead
 from ..models.weights.output import OutputFolder
 from ..models.weights.writer import ShardWriter, nbytes, parse_size, plan_shards
 from .ambient import in_plain_arithmetic
+from .finish import finish, hash_files
 from .folder import write_side_files
 from .manifest import make_manifest
 from .measures import TensorReport
@@ -100,9 +101,9 @@ class StreamRun:
                 model.checkpoint.close()
         write_side_files(self.plan, self.folder)
         seconds = time.perf_counter() - self._started
+        outputs = {**hash_files(each for each in self.folder.iterdir() if each.name not in outputs), **outputs}
         manifest = make_manifest(self.plan, reports, inputs, outputs, measured=self.measure, seconds=seconds)
-        manifest.save(self.folder)
-        return manifest
+        return finish(self.folder, manifest)
 
     def _tell(self, name: str, steps: Mapping[str, Step]) -> None:
         self._done += nbytes(self.plan.specs[name]) + (steps[name].bytes_read if name in steps else 0)

@@ -40,13 +40,14 @@ class Manifest:
 
     @property
     def outputs(self) -> Any:
-        """BLAKE3 of each file of weights, or "not recorded"."""
+        """BLAKE3 of each file beside the manifest, or "not recorded"."""
         return self.content["output"]["hashes"]
 
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
-        path = Path(folder) / FILE
-        path.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path, aside = Path(folder) / FILE, Path(folder) / f".{FILE}.new"
+        aside.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(aside, path)
         return path
 
 

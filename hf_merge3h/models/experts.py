@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import Problems, RequestError
 from ..linalg.low_rank import LowRank
 from .adapters.read import AdapterDeltas
+from .origin import Origin
 from .types import ReadBase, TensorSpec, WeightSource
 from .weights.names import Group, NameMap
 
@@ -20,10 +21,11 @@ class WholeModel:
     Args:
         source: its weights, by the base's names.
         label: what an error calls it.
+        origin: where it came from.
     """
 
-    def __init__(self, source: WeightSource, label: str) -> None:
-        self.label = label
+    def __init__(self, source: WeightSource, label: str, origin: Origin) -> None:
+        self.label, self.origin = label, origin
         self._source = source
         self._specs = {
             name: TensorSpec(spec.shape, spec.dtype)
@@ -75,6 +77,11 @@ class AdaptedBase:
         problems.raise_any()
         self._specs = self._find_specs()
         self._parts: tuple[Group | None, dict[str, Tensor]] = (None, {})
+
+    @property
+    def origin(self) -> Origin:
+        """Where the adapter came from."""
+        return self.adapter.origin
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """What the adapter changes, by name on disk."""

@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from ..errors import SourceError, bad, show
+from .cards import FILE as MODEL_CARD
 from .types import HubOptions
 from .weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, no_weights, read_index
 
 Kind = Literal["weights", "adapter"]
 
 #: Small files that say what a repository holds. Never .bin, never .py.
-_CARDS = ("config.json", "generation_config.json", ADAPTER_CONFIG, INDEX)
+_CARDS = ("config.json", "generation_config.json", ADAPTER_CONFIG, INDEX, MODEL_CARD)
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _snapshot(where: _Where, revision: str | None, names: tuple[str, ...]) -> Pa
     from huggingface_hub import snapshot_download
 
     patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
+    patterns += [MODEL_CARD] if MODEL_CARD in names else []  # of a folder that has none, the repository's
     return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
 
 

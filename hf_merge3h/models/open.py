@@ -18,10 +18,12 @@ from .adapters.folder import read_config as read_adapter_config
 from .adapters.read import AdapterDeltas, base_names, read_adapter
 from .experts import AdaptedBase, WholeModel
 from .hub import ResolvedSource, resolve
-from .types import Expert, HubOptions
-from .weights.checkpoint import Checkpoint
+from .origin import Origin, live_origin, origin_of
+from .types import HubOptions
+from .weights.checkpoint import Checkpoint, read_config
 from .weights.compare import compare
 from .weights.expert import open_expert_weights
+from .weights.headers import ADAPTER_WEIGHTS, weight_files
 from .weights.loading import check_folder, load_whole
 from .weights.module import LiveModule, live_expert
 
@@ -35,6 +37,7 @@ class Base:
     Attributes:
         weights: its tensors.
         label: what a report calls it.
+        origin: where it came from.
         identity: what it would be recognised by among the experts (the module, a resolved folder, a Hub id).
         loaded_from: where a live model says that it was loaded from; it may have been trained since.
     """
@@ -42,6 +45,7 @@ class Base:
     weights: LiveModule | Checkpoint
     label: str
     identity: tuple[Any, ...]
+    origin: Origin
     loaded_from: tuple[Any, ...] = ()
 
 
@@ -65,14 +69,20 @@ def fetch(source: Any, argument: str, hub: HubOptions) -> ResolvedSource:
     )
 
 
-def live_base(live: LiveModule) -> Base:
+def live_base(live: LiveModule, hub: HubOptions) -> Base:
     """The live model as it stands, as the base."""
     config = getattr(live.model, "config", None)
     path = getattr(config, "_name_or_path", "") or ""
     folder = Path(path).resolve() if path and Path(path).is_dir() else None
     commit = getattr(config, "_commit_hash", None)  # where transformers itself loaded it from the Hub
     pinned = f"{path}@{commit}" if path and commit and folder is None and "@" not in path else path
-    return Base(live, path or type(live.model).__name__, (live.model,), tuple(filter(None, (path, folder, pinned))))
+    return Base(
+        live,
+        path or type(live.model).__name__,
+        (live.model,),
+        live_origin(live.model, hub),
+        tuple(filter(None, (path, folder, pinned))),
+    )
 
 
 def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
@@ -84,15 +94,16 @@ def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
         problems = Problems("base does not fit the model")
         compare(live, weights, problems, live.vocabulary)
         problems.raise_any()
-        return Base(weights, type(source).__name__, (source,))
+        return Base(weights, type(source).__name__, (source,), live_origin(source, hub))
     found = fetch(source, "base", hub)
     if found.kind == "adapter":
         raise bad("base", str(source), "whole weights, and this is an adapter", "give it among the experts")
     identity = (str(source), found.folder.resolve(), _name(found))
-    return Base(open_expert_weights(found.folder, live, "base"), _name(found), identity)
+    weights = open_expert_weights(found.folder, live, "base")
+    return Base(weights, _name(found), identity, _whole_origin(found, hub))
 
 
-def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOptions) -> Expert:
+def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOptions) -> WholeModel | AdaptedBase:
     """One expert of whole weights: a model or an adapter, live, on disk or on the Hub.
 
     Raises:
@@ -108,18 +119,30 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
         problems = Problems(f"{role} cannot be merged into the base")
         compare(live, expert, problems, live.vocabulary)
         problems.raise_any()
-        return WholeModel(expert, role)
+        return WholeModel(expert, role, live_origin(source, hub))
     found = fetch(source, f"experts[{role!r}]", hub)
     label = f"{role} ({show(str(source))[1:-1]})"
     if found.kind == "adapter":
-        return AdaptedBase(load_adapter(found.folder, meta_copy(live.model), label), live.names, label)
+        return AdaptedBase(_load_adapter(found, meta_copy(live.model), label, hub), live.names, label)
     spellings = (str(source), found.folder.resolve(), _name(found))
     if any(_among(spelling, base.identity) for spelling in spellings):
         raise _is_base(role, source)
     weights = open_expert_weights(found.folder, live, label)
     if any(_among(spelling, base.loaded_from) for spelling in spellings) and _unchanged(weights, live):
         raise _is_base(role, source)
-    return WholeModel(weights, label)
+    return WholeModel(weights, label, _whole_origin(found, hub))
+
+
+def _whole_origin(found: ResolvedSource, hub: HubOptions) -> Origin:
+    label = _name(found)
+    files = [found.folder / name for name in weight_files(found.folder, label)]
+    return origin_of(found, files, hub, read_config(found.folder, label))
+
+
+def _load_adapter(found: ResolvedSource, skeleton: nn.Module, label: str, hub: HubOptions) -> AdapterDeltas:
+    adapter = load_adapter(found.folder, skeleton, label)
+    adapter.origin = origin_of(found, [found.folder / ADAPTER_WEIGHTS], hub)
+    return adapter
 
 
 def _among(source: Any, identity: tuple[Any, ...]) -> bool:
@@ -178,7 +201,7 @@ def open_adapter(
             f"adapters[{role!r}]", str(source), "an adapter, and this is a whole model",
             "whole models merge into whole weights: hf_merge3h.merge(base, experts)",
         )  # fmt: skip
-    return load_adapter(found.folder, skeleton(), f"{role} ({show(str(source))[1:-1]})")
+    return _load_adapter(found, skeleton(), f"{role} ({show(str(source))[1:-1]})", hub)
 
 
 def plain_skeleton(model: Any) -> nn.Module:

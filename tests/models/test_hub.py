@@ -11,6 +11,8 @@ from safetensors.torch import save
 
 from hf_merge3h.errors import RequestError, SourceError
 from hf_merge3h.models.hub import resolve
+from hf_merge3h.models.origin import card_of
+from hf_merge3h.models.types import HubOptions
 from tests.fake_hub import TOKEN, Repo, serve
 
 CONFIG = json.dumps({"model_type": "llama"}).encode()
@@ -88,8 +90,9 @@ def _refused(source, error=SourceError, **options):
 def test_downloads_a_model_and_nothing_else(hub, tmp_path):
     found = resolve("me/whole", cache_dir=tmp_path)
     assert (found.kind, found.commit, found.repo) == ("weights", hub.repos["me/whole"].sha, "me/whole")
-    assert sorted(each.name for each in found.folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert sorted(hub.fetched()) == ["config.json", "model.safetensors"]
+    wanted = ["README.md", "config.json", "model.safetensors"]
+    assert sorted(each.name for each in found.folder.iterdir()) == wanted
+    assert sorted(hub.fetched()) == wanted
 
 
 def test_downloads_the_shards_that_the_index_names(hub, tmp_path):
@@ -109,6 +112,20 @@ def test_kind_decides_where_both_are_there(tmp_path):
     assert found.kind == "weights"
     assert (found.folder / "model.safetensors").is_file()
     assert "expected an adapter" in _refused("me/whole", cache_dir=tmp_path, kind="adapter")
+
+
+def test_cards(hub, tmp_path):
+    card = b"---\nlicense: mit\n---\n"
+    hub.repos["me/card"] = Repo({**WHOLE, "README.md": card})
+    hub.repos["me/deep"] = Repo({"README.md": card, **{f"a/b/{name}": each for name, each in ADAPTER.items()}})
+    for source, below in (("me/card", None), ("me/deep", "a/b")):
+        known, found = card_of(resolve(source, cache_dir=tmp_path, subfolder=below), HubOptions(cache_dir=tmp_path))
+        assert (known, found["license"]) == (True, "mit")
+    assert card_of(resolve("me/whole", cache_dir=tmp_path), HubOptions(cache_dir=tmp_path)) == (True, None)
+    bare = resolve("me/adapter", cache_dir=tmp_path)
+    assert card_of(bare, HubOptions(cache_dir=tmp_path)) == (True, None)
+    options = HubOptions(cache_dir=tmp_path / "other", local_files_only=True)
+    assert card_of(bare, options) == (False, None)
 
 
 def test_subfolder(tmp_path):

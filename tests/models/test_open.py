@@ -53,7 +53,9 @@ def test_a_model_from_the_hub_is_called_by_its_id_and_commit(hub: FakeHub, tmp_p
     model = load_model(given, [] if given else ["me/adapter"], options)
     name = f"me/base@{hub.repos['me/base'].sha}"
     assert model.name_or_path == model.config._name_or_path == name
-    assert live_base(LiveModule(model)).label == name
+    base = live_base(LiveModule(model), options)
+    assert base.label == name
+    assert (base.origin.source, base.origin.commit) == ("me/base", hub.repos["me/base"].sha)
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
     assert adapted.peft_config["default"].base_model_name_or_path == name
 
@@ -69,7 +71,7 @@ def test_a_model_from_a_folder_is_called_by_that_folder(tmp_path) -> None:
 def test_the_base_is_recognised_among_the_experts(tmp_path, expert: str) -> None:
     options = HubOptions(cache_dir=str(tmp_path))
     live = LiveModule(load_model("me/base", [], options))
-    base: Base = live_base(live)
+    base: Base = live_base(live, options)
     with pytest.raises(RequestError, match="this is the base"):
         open_expert("honest", expert, live, base, options)
 

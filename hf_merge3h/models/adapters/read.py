@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import Problems, RequestError, bad, nearest
 from ...linalg.low_rank import LowRank
+from ..origin import Origin
 from ..types import ReadBase, TensorSpec
 from .checks import ADDITIVE, check_config, check_finite, check_peft_model
 from .layers import NoDeltaError, Part, lora_parts, merged_parts, replaced_part, saved_parts, token_parts
@@ -30,6 +31,7 @@ class AdapterDeltas:
     Attributes:
         label: how the user named the adapter.
         config: its PeftConfig.
+        origin: where it came from.
         parts: what is changed, by name.
         partial: names of changes that touch only one side of a tied parameter, with the reason why no dense model
             with that tie can hold them. An adapter can.
@@ -38,6 +40,7 @@ class AdapterDeltas:
 
     def __init__(self, label: str, config: Any, parts: Iterable[Part], tree: PeftTree) -> None:
         self.label, self.config = label, config
+        self.origin = Origin(label, label, card_known=False, live=True, adapter=True)
         self.parts: dict[str, Part] = {part.name: part for part in parts}
         self.partial: dict[str, str] = {}
         self.covers: dict[str, tuple[str, ...]] = {}
