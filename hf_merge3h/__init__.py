@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .engine.doors import merge
     from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
+    from .lab.mixing import mix_data
     from .linalg.low_rank import LowRank
     from .manifest import load_manifest
     from .methods.linear import preference_grid
@@ -36,6 +37,7 @@ _HOMES = {
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "preference_grid": "methods.linear",
+    "mix_data": "lab.mixing",
     "Method": "registry",
     "PerExpert": "schema",
     "Range": "schema",
@@ -57,6 +59,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "Range",
     "LowRank",
     "preference_grid",
+    "mix_data",
     "MergeError",
     "MergeWarning",
     "OutputError",
