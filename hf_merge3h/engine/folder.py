@@ -11,10 +11,18 @@ from typing import Any
 
 import torch
 
-from ..errors import RequestError, bad
 from ..models.sources import LAYER_KEYS, TOKENIZER_FILES, SourceModel
+from ..recipes.chat import AUTO, chat_template
 from .stream_plan import StreamPlan
 
+_TEMPLATE = "chat_template.jinja"
+_GENERATION = "generation_config.json"
+#: The tokenizer once more, in files that do not hold what tokenizer.json was given.
+_OTHER_FORMS = (
+    "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model",
+)  # fmt: skip
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id", "sep_token_id")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -23,47 +31,67 @@ def write_side_files(plan: StreamPlan, folder: Path) -> None:
     config = make_config(plan)
     if config:
         _save(folder / "config.json", config)
-    for path in plan.main.side_files(("generation_config.json",)):
-        shutil.copyfile(path, folder / path.name)
-    for path in tokenizer_model(plan).side_files(TOKENIZER_FILES):
-        shutil.copyfile(path, folder / path.name)
-    template = plan.recipe.chat_template
-    if template and template != "auto":
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    for path in plan.main.side_files((_GENERATION,)):
+        _save(folder / path.name, _with_token_ids(plan, json.loads(path.read_text(encoding="utf-8")), _GENERATION))
+    _write_tokenizer(plan, folder)
+    template = _template(plan)
+    if template is not None:
+        (folder / _TEMPLATE).write_text(template, encoding="utf-8")
         _without_template(folder / "tokenizer_config.json")
 
 
 def check_side_files(plan: StreamPlan) -> None:
-    """Raise a RequestError where the recipe wants a tokenizer or chat template that cannot be had."""
-    tokenizer_model(plan)
-    template = plan.recipe.chat_template
-    if template and template != "auto" and "{{" not in template and "{%" not in template:
-        raise bad("chat_template", template, "a Jinja template, or 'auto' to keep the model's")
+    """Raise a RequestError where the recipe wants a chat template that cannot be had."""
+    _template(plan)
+
+
+def _template(plan: StreamPlan) -> str | None:
+    """The chat template that the recipe asks for; None where the tokenizer keeps its own."""
+    given = plan.recipe.chat_template
+    if not given:
+        return None
+    if given != AUTO:
+        return chat_template(given)
+    found = [
+        own for model, each in zip(plan.models, plan.recipe.models, strict=True) if each.role and (own := _own(model))
+    ]
+    # The most common one; of several, the first that the recipe's models have.
+    return max(found, key=found.count) if found else None
+
+
+def _own(model: SourceModel) -> str | None:
+    """A model's chat template, from the file of its own or from the tokenizer's config."""
+    for path in model.side_files((_TEMPLATE, "tokenizer_config.json")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.name == _TEMPLATE:
+            return text
+        content = json.loads(text)
+        template = content.get("chat_template") if isinstance(content, dict) else None
+        if isinstance(template, str):
+            return template
+    return None
 
 
 def tokenizer_model(plan: StreamPlan) -> SourceModel:
-    """The model whose tokenizer the output gets: what the recipe names, else the main model.
+    """The model whose tokenizer the output gets, or a longer form of it: what the recipe names, else the main model."""
+    return plan.main if plan.vocabulary is None else plan.models[plan.vocabulary.source]
 
-    Raises:
-        RequestError: the recipe wants vocabularies to be brought together, and they differ.
-    """
-    wanted = plan.recipe.tokenizer
-    if wanted is None:
-        return plan.main
-    source = wanted.get("source")
-    if wanted.get("tokens") or wanted.get("pad_to_multiple_of"):
-        raise RequestError(
-            f"{plan.recipe.label}: tokenizer: single tokens and padding are not supported yet; give each model the "
-            "same vocabulary (resize_token_embeddings, with one tokenizer) and leave tokenizer out"
-        )
-    if source == "union":
-        texts = {path.read_bytes() for model in plan.models for path in model.side_files(("tokenizer.json",))}
-        if len(texts) > 1:
-            raise RequestError(
-                f"{plan.recipe.label}: tokenizer_source: the models' tokenizers differ, and their union is not "
-                "supported yet; name one model whose vocabulary they all have"
-            )
-    return plan.models[source] if isinstance(source, int) else plan.main
+
+def _write_tokenizer(plan: StreamPlan, folder: Path) -> None:
+    made = plan.vocabulary is not None and plan.vocabulary.made
+    for path in tokenizer_model(plan).side_files(TOKENIZER_FILES):
+        if not (made and path.name in _OTHER_FORMS):
+            shutil.copyfile(path, folder / path.name)
+    if made and plan.vocabulary is not None:
+        tokens = plan.vocabulary.tokens
+        _save(folder / "tokenizer.json", tokens.content)
+        path = folder / "tokenizer_config.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if isinstance(known.get("added_tokens_decoder"), dict):
+            entries = {
+                str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in tokens.added.values()
+            }
+            _save(path, {**known, "added_tokens_decoder": {**entries, **known["added_tokens_decoder"]}})
 
 
 def make_config(plan: StreamPlan) -> dict[str, Any]:
@@ -75,10 +103,25 @@ def make_config(plan: StreamPlan) -> dict[str, Any]:
     parts = [config, *(config[key] for key in ("text_config",) if isinstance(config.get(key), dict))]
     if len(dtypes) == 1:
         _set_dtype(parts, dtypes.pop())
+    if plan.vocabulary is not None:
+        for part in parts:
+            if "vocab_size" in part:
+                part["vocab_size"] = plan.vocabulary.rows
+        config = _with_token_ids(plan, config, "config.json")
     if plan.layers is not None and plan.layers != plan.main.layers:
         for part in parts:
             _set_layers(part, plan)
     return config
+
+
+def _with_token_ids(plan: StreamPlan, config: dict[str, Any], file: str) -> dict[str, Any]:
+    """A config with the numbers of special tokens that the model with the output's tokenizer has."""
+    source = tokenizer_model(plan)
+    if source is plan.main:
+        return config
+    paths = source.side_files((file,))
+    theirs = json.loads(paths[0].read_text(encoding="utf-8")) if paths else {}
+    return {**config, **{key: theirs[key] for key in _TOKEN_IDS if key in theirs}}
 
 
 def _set_dtype(parts: list[dict[str, Any]], dtype: torch.dtype) -> None:

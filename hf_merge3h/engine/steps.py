@@ -13,6 +13,7 @@ from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
 from ..recipes.types import PASSTHROUGH, Recipe, TensorJob
 from ..registry import Method, get_method
+from .matching import match_vocabularies
 from .plan import Group, kind_of, spacing_of
 from .request import Request, resolve_device, resolve_dtype
 from .stream_plan import Input, Step, StreamPlan
@@ -44,6 +45,7 @@ def make_stream_plan(
         recipe = dataclasses.replace(recipe, seed=seed)
     models = open_models(recipe, hub or HubOptions())
     drop_tied_copies(models, recipe.base or 0)
+    vocabulary, models = match_vocabularies(recipe, models)
     problems = Problems(f"{recipe.label}: these models cannot be merged")
     _check_kinds(models, recipe, problems)
     counts = [model.layers for model in models]
@@ -68,7 +70,7 @@ def make_stream_plan(
     constants = _constants(models, recipe.base or 0, problems)
     problems.raise_any()
     layers = recipe.layers(counts)
-    return StreamPlan(recipe, models, tuple(steps), constants, where, layers)
+    return StreamPlan(recipe, models, tuple(steps), constants, where, layers, vocabulary)
 
 
 def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
@@ -203,6 +205,7 @@ def _input(model: SourceModel, name: str, job: TensorJob, role: str, base: tuple
         and not base[0].adapters
         and base[0].found.folder == model.found.folder
         and base[1] == name
+        and name not in model.rows
     )
     rank = model.rank(name) if own else None
     return Input(model.label, role, model, name, job.name, TensorSpec(spec.shape, spec.dtype, rank), own)

@@ -17,6 +17,7 @@ from ..models.types import ReadBase, TensorSpec
 from ..models.weights.ahead import Span
 from ..models.weights.writer import nbytes
 from ..recipes.types import Recipe, TensorJob
+from .matching import Vocabulary
 from .plan import Group
 from .request import Request
 
@@ -99,6 +100,7 @@ class StreamPlan:
         constants: integer tensors of the output, equal in all models.
         device: to compute on.
         layers: the output's number of layers, where it is not the first model's.
+        vocabulary: the output's, where the recipe brings vocabularies together.
     """
 
     recipe: Recipe
@@ -107,6 +109,7 @@ class StreamPlan:
     constants: Mapping[str, Tensor]
     device: torch.device
     layers: int | None
+    vocabulary: Vocabulary | None = None
 
     @property
     def main(self) -> SourceModel:

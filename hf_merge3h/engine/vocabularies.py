@@ -70,7 +70,7 @@ def shape_problem(
     size = main.checkpoint.vocabulary
     if ours[1:] == theirs[1:] and size is not None and ours[:1] == (size,):
         return (
-            f"{other.label}: {name!r}: a vocabulary of {theirs[0]} tokens, {main.label} has {ours[0]}; vocabularies "
-            "that differ cannot be merged yet: bring both to one by resize_token_embeddings"
+            f"{other.label}: {name!r}: a vocabulary of {theirs[0]} tokens, {main.label} has {ours[0]}; "
+            "tokenizer_source (base, union or a model) matches rows by their tokens"
         )
     return f"{other.label}: {name!r} has shape {list(theirs)}, {main.label} has {list(ours)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..errors import Problems, RequestError, SourceError, show
 from ..linalg.low_rank import LowRank
 from .hub import ResolvedSource, extra_files, resolve
 from .lock import PATCHED_TORCH
+from .rows import Rows
 from .types import HubOptions, TensorSpec
 from .weights.checkpoint import Checkpoint
 from .weights.loading import check_folder
@@ -42,6 +43,7 @@ class SourceModel:
         checkpoint: its weights.
         adapters: applied to it in this order, each with where it lies.
         config: what config.json says.
+        rows: how the rows of embeddings are put in another vocabulary's order, by tensor.
     """
 
     label: str
@@ -50,6 +52,7 @@ class SourceModel:
     adapters: tuple[tuple[ResolvedSource, AdaptedBase], ...]
     config: Mapping[str, Any]
     hub: HubOptions
+    rows: Mapping[str, Rows] = field(default_factory=dict)
 
     @functools.cached_property
     def specs(self) -> dict[str, TensorSpec]:
@@ -76,8 +79,19 @@ class SourceModel:
                     return config[key]
         return None
 
+    def with_rows(self, rows: Mapping[str, Rows], specs: Mapping[str, TensorSpec]) -> SourceModel:
+        """This model with embeddings in another vocabulary's order, of the shapes that `specs` says."""
+        made = replace(self, rows=rows)
+        made.__dict__["specs"] = dict(specs)
+        return made
+
     def load(self, name: str) -> Tensor:
         """One tensor: as stored, or float32 where an adapter changes it. Never write to it."""
+        tensor = self.raw(name)
+        return self.rows[name].apply(tensor) if name in self.rows else tensor
+
+    def raw(self, name: str) -> Tensor:
+        """The same, with an embedding's rows as they lie in the file."""
         tensor = self.checkpoint.load(name)
         for _, adapter in self.adapters:
             if name in adapter.specs():

@@ -164,7 +164,7 @@ class _ModuleJobs:
         if rows_only and is_vocabulary(name):
             if self.body.matched:
                 return True
-            remedy = "; vocabularies that differ cannot be merged yet: bring all to one by resize_token_embeddings"
+            remedy = "; the vocabularies differ: tokenizer_source (base, union or a model) matches rows by their tokens"
         else:
             remedy = ""
         each = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_merge3h import RequestError, get_method
 from hf_merge3h.engine import stream, walk
+from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import Progress
 from hf_merge3h.manifest import Manifest
@@ -290,6 +291,18 @@ def test_progress_and_side_files(tiny_family: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["name"] == "tokenizer.json"
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_chat_templates_by_name_and_the_most_common(tmp_path: Path) -> None:
+    family(tmp_path)
+    for name, template in (("e1", "{{ 1 }}"), ("e2", "{{ 2 }}"), ("e3", "{{ 2 }}")):
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    run(recipe(tmp_path, "linear", chat_template="auto"), tmp_path / "auto")
+    assert (tmp_path / "auto" / "chat_template.jinja").read_text() == "{{ 2 }}"
+    run(recipe(tmp_path, "linear", chat_template="chatml"), tmp_path / "named")
+    assert "<|im_start|>" in (tmp_path / "named" / "chat_template.jinja").read_text()
+    with pytest.raises(RequestError, match="did you mean 'llama3'"):
+        plan_recipe(recipe(tmp_path, "linear", chat_template="llama-3"))
 
 
 @pytest.mark.parametrize("make", ["gpt2", "t5"])

@@ -58,7 +58,7 @@ def test_a_recipe_and_its_jobs_can_be_sent_to_another_process():
         (
             "merge_method: linear\nmodels: [a, b]",
             (llama(2), llama(2, 12)),
-            "vocabularies that differ cannot be merged yet",
+            "the vocabularies differ: tokenizer_source",
         ),
         (
             "merge_method: linear\nmodels: [a, b]",
