@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .engine.doors import merge
     from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
+    from .judges import CallableJudge, PipelineJudge, PrecomputedJudge, RuleJudge
     from .lab.mixing import mix_data
     from .linalg.low_rank import LowRank
     from .manifest import load_manifest
@@ -36,6 +37,10 @@ _HOMES = {
     "load_manifest": "manifest",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
+    "PipelineJudge": "judges",
+    "CallableJudge": "judges",
+    "PrecomputedJudge": "judges",
+    "RuleJudge": "judges",
     "preference_grid": "methods.linear",
     "mix_data": "lab.mixing",
     "Method": "registry",
@@ -60,6 +65,10 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "LowRank",
     "preference_grid",
     "mix_data",
+    "PipelineJudge",
+    "CallableJudge",
+    "PrecomputedJudge",
+    "RuleJudge",
     "MergeError",
     "MergeWarning",
     "OutputError",

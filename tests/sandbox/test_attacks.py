@@ -255,7 +255,8 @@ def test_no_process_is_started_or_killed(kind):
         "assert attempt(kill) == 'refused'\nassert attempt(kill_all) == 'refused'\n"
         "assert attempt(os.setsid) == 'refused'\nassert attempt(os.execv, sys.executable, ['x']) == 'refused'\n"
     )
-    code = f"from hf_merge3h.sandbox import run_programs\nprint(run_programs([({candidate!r}, {tests!r})], sandbox={kind!r})[0])"
+    pair = (candidate, tests)
+    code = f"from hf_merge3h.sandbox import run_programs as run\nprint(run([{pair!r}], sandbox={kind!r})[0])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "outcome='passed'" in ran.stdout, ran
 
