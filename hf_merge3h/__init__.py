@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .linalg.low_rank import LowRank
     from .manifest import load_manifest
     from .methods.linear import preference_grid
+    from .metrics import metric_path
     from .registry import Method, PerExpert, Range, get_method, list_methods, method
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _HOMES = {
     "RuleJudge": "judges",
     "preference_grid": "methods.linear",
     "mix_data": "lab.mixing",
+    "metric_path": "metrics",
     "Method": "registry",
     "PerExpert": "schema",
     "Range": "schema",
@@ -69,6 +71,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "CallableJudge",
     "PrecomputedJudge",
     "RuleJudge",
+    "metric_path",
     "MergeError",
     "MergeWarning",
     "OutputError",

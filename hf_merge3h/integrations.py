@@ -1,6 +1,6 @@
-"""`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, whichever of the three is imported first.
+"""`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, our metrics in `evaluate.load`; in any order.
 
-Their `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`.
+The models' `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`.
 
 `install` attaches the methods to the classes that are loaded already, and leaves a finder on `sys.meta_path` that
 attaches them as soon as one is imported. Nothing heavy is imported here; the methods import the engine when called.
@@ -178,14 +178,16 @@ def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None)
 _STEPS = {"save_pretrained": _saving, "_upload_modified_files": _uploading}
 
 #: module that defines the class -> (class, function)
-_TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
+_CLASSES: dict[str, tuple[str, Callable[..., Any]]] = {
     "transformers.modeling_utils": ("PreTrainedModel", merge_into_model),
     "peft.peft_model": ("PeftModel", merge_into_adapter),
 }
+#: modules that something is attached to
+_TARGETS = {*_CLASSES, "evaluate.loading"}
 
 
 def install() -> None:
-    """Make `merge_3h` known, now and to what is imported later; a second call changes nothing."""
+    """Make `merge_3h` and the metrics known, now and to what is imported later; a second call changes nothing."""
     for name in _TARGETS:
         if name in sys.modules:
             _attach(sys.modules[name])
@@ -194,7 +196,15 @@ def install() -> None:
 
 
 def _attach(module: ModuleType) -> None:
-    class_name, function = _TARGETS[module.__name__]
+    if module.__name__ in _CLASSES:
+        _give_methods(module, *_CLASSES[module.__name__])
+    else:
+        from .metrics.loading import attach
+
+        attach(module)
+
+
+def _give_methods(module: ModuleType, class_name: str, function: Callable[..., Any]) -> None:
     function.__name__, function.__qualname__ = "merge_3h", f"{class_name}.merge_3h"
     if hasattr(module, class_name):  # absent while another thread is still executing the module
         kind = getattr(module, class_name)
@@ -206,7 +216,7 @@ def _attach(module: ModuleType) -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds the target modules through the other finders, and attaches `merge_3h` once they have been executed."""
+    """Finds the target modules through the other finders, and attaches to them once they have been executed."""
 
     def __init__(self) -> None:
         self._searching = threading.local()
