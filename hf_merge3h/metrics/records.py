@@ -112,6 +112,22 @@ _METRICS = (
         paper="arXiv:2110.14168",
     ),
     Metric(
+        name="instruction_following",
+        title="Instruction following",
+        about="Does an answer follow instructions that can be verified? IFEval's 25 kinds, strict and loose.",
+        home="instructions",
+        predictions="answers, text",
+        references="IFEval records, JSON strings",
+        returns={
+            "prompt_level_strict_acc": "share of answers that follow all their instructions",
+            "inst_level_strict_acc": "share of instructions that are followed",
+            "prompt_level_loose_acc": "the same, if a variant counts: no first line, no last line, no asterisks",
+            "inst_level_loose_acc": "the same, of instructions",
+        },
+        items={"strict": "a list of booleans, one an instruction", "loose": "the same"},
+        paper="arXiv:2311.07911",
+    ),
+    Metric(
         name="code_pass_at_k",
         title="Code: pass@k",
         about="Chance that one of k programs passes its tests, run in a sandbox.",
