@@ -131,9 +131,10 @@ class MergeReport:
         Returns:
             The matplotlib figure.
         """
-        from .plot import draw
+        from ..publishing.picture import draw
 
-        figure = draw(self, dark=dark)
+        plain = self.to_dict()
+        figure = draw(self.title, self.roles, plain["blocks"], plain["total"], str(self.output.get("dtype")), dark=dark)
         if path is not None:
             figure.savefig(path)
         return figure

@@ -6,6 +6,7 @@ Reads and writes the file, and needs no torch: the engine makes its content, eve
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, show
+from .shape import departures
 
 if TYPE_CHECKING:
     from ..engine.measures import TensorReport
@@ -23,6 +25,7 @@ FILE = "merge3h.json"
 #: Raised by one whenever a reader of the last version would misunderstand the file; new keys alone do not raise it.
 SCHEMA_VERSION = 1
 NOT_RECORDED = "not recorded"
+_LISTED = 5  # departures that an error names
 _LIMIT = 256_000_000  # bytes; a manifest has one line a tensor
 
 
@@ -78,9 +81,9 @@ def load_manifest(place: str | os.PathLike[str]) -> Manifest:
         raise SourceError(
             f"{path}: schema_version={version}, and this version reads up to {SCHEMA_VERSION}; pip install {wanted}"
         )
-    missing = [key for key in schema()["required"] if key not in content]
-    if missing:
-        raise SourceError(f"{path}: is no whole manifest: it lacks {', '.join(missing)}")
+    wrong = list(itertools.islice(departures(content, schema()), _LISTED))
+    if wrong:
+        raise SourceError(f"{path}: is no whole manifest: " + "; ".join(wrong))
     return Manifest(content)
 
 

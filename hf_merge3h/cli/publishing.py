@@ -1,0 +1,157 @@
+"""`hf-merge3h card`, `licenses` and `publish`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import AsJson
+
+if TYPE_CHECKING:
+    from ..publishing.facts import Parent
+    from ..publishing.licenses import Verdict
+
+Folder = Annotated[Path, typer.Argument(help="The folder of a merge, with its merge3h.json.", show_default=False)]
+
+
+def licenses(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or the folder of a merge.", show_default=False)],
+    offline: Annotated[bool, typer.Option("--offline", help="Use only cards that are on this machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what the parents' licences add up to, before any weights are fetched. No legal advice.
+
+    Status 0: compatible. 1: a conflict, or a licence that nothing can be concluded from: a person has to decide.
+    """
+    from ..publishing.licenses import judge
+
+    if recipe.is_dir() or recipe.name == "merge3h.json":
+        from ..manifest import load_manifest
+        from ..publishing.facts import facts_of
+
+        parents = facts_of(load_manifest(recipe)).parents
+    else:
+        from ..publishing.sources import stated
+        from ..recipes.read import read_recipe
+
+        parents = stated(read_recipe(recipe), local_files_only=offline)
+    verdict = judge(each for parent in parents for each in parent.licenses)
+    typer.echo(json.dumps(_facts(parents, verdict), indent=2) if as_json else _text(str(recipe), parents, verdict))
+    if verdict.status != "compatible":
+        raise typer.Exit(1)
+
+
+def _facts(parents: tuple[Parent, ...], verdict: Verdict) -> dict[str, object]:
+    from ..publishing.licenses import NOT_ADVICE, reviewed
+
+    return {
+        "status": verdict.status,
+        "license": verdict.license,
+        "license_name": verdict.name,
+        "license_link": verdict.link,
+        "parents": [
+            {"role": each.role, "source": each.source, "commit": each.commit, "licenses": list(each.licenses)}
+            for each in parents
+        ],
+        "conflicts": [
+            {"reason": each.reason, "clauses": [list(c) for c in each.clauses]} for each in verdict.conflicts
+        ],
+        "open_questions": list(verdict.open_questions),
+        "obligations": [list(each) for each in verdict.obligations],
+        "reviewed": reviewed(),
+        "note": NOT_ADVICE,
+    }
+
+
+def _text(label: str, parents: tuple[Parent, ...], verdict: Verdict) -> str:
+    from ..publishing.licenses import NOT_ADVICE, reviewed
+
+    width = max((len(each.role) for each in parents), default=0)
+    lines = [f"{label}: {len(parents)} parents"]
+    lines += [f"  {each.role:<{width}}  {', '.join(each.licenses):<20}  {each.source}" for each in parents]
+    if verdict.status == "compatible":
+        lines.append(f"compatible; suggested licence: {verdict.name or verdict.license}")
+    elif verdict.status == "conflict":
+        lines.append("conflict; a person has to decide, and no licence is set:")
+        for conflict in verdict.conflicts:
+            lines.append(f"  - {conflict.reason}:")
+            lines += [f"      {license}, {kind.replace('_', ' ')}: {text}" for license, kind, text in conflict.clauses]
+    else:
+        lines.append("unknown; a person has to decide, and no licence is set:")
+        lines += [f"  - {each}" for each in verdict.open_questions]
+    if verdict.obligations:
+        lines.append("whoever passes the merge on keeps:")
+        lines += [f"  {kind.replace('_', ' ')} ({license}): {text}" for kind, license, text in verdict.obligations]
+    return "\n".join([*lines, f"{NOT_ADVICE} Table of {reviewed()}."])
+
+
+def card(
+    place: Annotated[str, typer.Argument(metavar="DIR_OR_REPO", help="A merge: a folder or a Hub id.")],
+    name: Annotated[str | None, typer.Option(help="Its name, in the title and the metadata.")] = None,
+    picture: Annotated[bool, typer.Option(help="Draw the pictures.")] = True,
+    show: Annotated[bool, typer.Option("--print", help="Write the card to standard output, and no file.")] = False,
+) -> None:
+    """Write the model card of a merge from its merge3h.json; what people wrote in it stays as it is.
+
+    The card of a Hub id is written to standard output.
+    """
+    from ..manifest import load_manifest
+    from ..publishing.card import PICTURES, make_card, read_old, write_card
+    from ..publishing.remote import local_folder
+
+    folder = local_folder(place)
+    remote = not Path(place).exists()
+    if not show and not remote:
+        typer.echo(write_card(folder, name=name, picture=picture))
+        return
+    drawn = all((folder / each).exists() for each in PICTURES)
+    text = make_card(
+        load_manifest(folder), name=name, place=place if remote else ".", picture=drawn, old=read_old(folder)
+    )
+    typer.echo(text, nl=False)
+
+
+def publish(
+    folder: Folder,
+    repo: Annotated[str, typer.Argument(help="owner/name; it is made if it does not exist.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    collection: Annotated[str | None, typer.Option(help="Title of a collection of yours to add it to.")] = None,
+    permission: Annotated[
+        str | None,
+        typer.Option(
+            "--i-have-permission", metavar="WHY", help="Publish in spite of a licence conflict; the card shows why."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list only; ask the Hub nothing.")] = False,
+) -> None:
+    """Publish a merge with its card, manifest and recipe on the Hub, in one commit, once everything is checked.
+
+    An interrupted upload goes on when the command is run again. The token is the stored one, or HF_TOKEN.
+    """
+    from ..publishing import hub
+
+    if dry_run:
+        hub.check(folder, repo, permission)
+        found = hub.prepare(folder, repo, permission)
+    else:
+        found = hub.publish(
+            folder, repo, private=private, create_pr=create_pr, collection=collection, permission=permission
+        )
+    for name in found.files:
+        typer.echo(f"  {name}")
+    typer.echo(f"{len(found.files)} files, {found.size:,} bytes")
+    for name in found.left_out:
+        typer.echo(f"left out, for it is no part of a merge: {name}")
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    typer.echo("nothing was uploaded (--dry-run)" if dry_run else found.url)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (card, licenses, publish):
+        app.command()(command)

@@ -1,0 +1,136 @@
+"""The tables of a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .facts import Facts, Parent, regressions
+from .text import NOT_RECORDED, Markdown, code, fixed, link, listed, number, one_line, percent, table
+
+_BLOCKS = 24  # rows of the diagnostics; a deep model's middle blocks are left out, and the picture has them
+
+
+def place(parent: Parent) -> Markdown:
+    """Where a parent is found."""
+    if parent.hub_id is None:
+        return Markdown(f"{code(parent.name)} (local)")
+    return link(parent.hub_id, f"https://huggingface.co/{parent.hub_id}")
+
+
+def parents(facts: Facts) -> Markdown:
+    """Role, source, commit, licence and weight of everything that went in."""
+    rows = []
+    for each in facts.parents:
+        stated = ", ".join(code(name) if name not in ("none", NOT_RECORDED) else name for name in each.licenses)
+        weight = NOT_RECORDED if each.role in facts.roles else ""
+        if each.role in facts.roles and not each.carrier:
+            found = facts.weight(each.role)
+            weight = number(found) if isinstance(found, (int, float)) else found or NOT_RECORDED
+        elif each.carrier:
+            weight = ""
+        commit = code(each.commit[:12]) if each.commit else NOT_RECORDED
+        kind = f"{each.kind}, carries the adapter" if each.carrier else each.kind
+        rows.append((each.role or "tokenizer only", Markdown(place(each)), kind, commit, Markdown(stated), weight))
+    return table(("role", "source", "kind", "commit", "licence", "weight"), rows, left=5)
+
+
+def parameters(facts: Facts) -> Markdown:
+    """The method's hyper-parameters as used."""
+    rows = [(code(key), code(_short(value))) for key, value in facts.parameters.items()]
+    return table(("parameter", "value"), rows, left=2) if rows else Markdown("")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return one_line("none" if value is None else value, 60)
+
+
+def diagnostics(facts: Facts) -> list[dict[str, Any]]:
+    """One table for each set of experts."""
+    found = []
+    for party in facts.diagnostics:
+        roles = list(party["roles"])
+        blocks: list[Mapping[str, Any] | None] = list(party["blocks"])
+        if len(blocks) > _BLOCKS:
+            half = _BLOCKS // 2
+            blocks = [*blocks[:half], None, *blocks[-half:]]
+        skipped = len(party["blocks"]) - _BLOCKS
+        width = len(roles) + 6
+        rows = [_block(each) if each else (f"… {skipped} more", *[""] * (width - 1)) for each in blocks]
+        rows.append(_block({**party["total"], "name": "whole model"}))
+        head = ("block", *(f"norm {one_line(role, 30)}" for role in roles), "norm merged", "cosine", "conflict", "rank")
+        text = table((*head, "survived"), rows)
+        found.append({"roles": listed([one_line(role, 40) for role in roles]), "table": text})
+    return found
+
+
+def _block(block: Mapping[str, Any]) -> Sequence[Any]:
+    cosines = block["cosines"]
+    pairs = [value for i, row in enumerate(cosines) for value in row[i + 1 :] if isinstance(value, (int, float))]
+    rank = block.get("kept_rank")
+    return (
+        code(block["name"]) if block["name"] != "whole model" else Markdown("**whole model**"),
+        *(number(norm) for norm in block["norms"]),
+        number(block["merged_norm"]),
+        fixed(sum(pairs) / len(pairs), 2, signed=True) if pairs else "",
+        "" if block.get("sign_conflict") is None else percent(block["sign_conflict"]),
+        "" if rank is None else number(rank),
+        percent(block["survived"], 1),
+    )
+
+
+def obligations(facts: Facts) -> Markdown:
+    """What each parent's licence asks."""
+    rows = [(kind.replace("_", " "), code(name), text) for kind, name, text in facts.verdict.obligations]
+    return table(("what", "licence", "says"), sorted(rows), left=3) if rows else Markdown("")
+
+
+def values(evaluation: Mapping[str, Any]) -> Markdown:
+    """The 3H table: the merge beside its base and every expert, those data sets first where it got worse."""
+    worse = {id(dataset) for dataset, _ in regressions(evaluation)}
+    merged, base = evaluation["merged"], evaluation.get("base")
+    names = [merged, *([base] if base else []), *(each for each in evaluation["experts"] if each != base)]
+    rows = []
+    for each in sorted(evaluation["datasets"], key=lambda each: id(each) not in worse):
+        arrow = "↑" if each["direction"] == "higher" else "↓"
+        cells = [_value(each["values"].get(name), bold=name == merged) for name in names]
+        rows.append((each["h"], each["dataset"], f"{each['metric']} {arrow}", number(each["n"]), *cells))
+    experts = evaluation["experts"]
+    heads = ["merged", *(["base"] if base else []), *(_expert(name, experts) for name in names[1 + bool(base) :])]
+    return table(("H", "data set", "metric", "n", *heads), rows, left=3)
+
+
+def _expert(name: str, experts: Mapping[str, Any]) -> str:
+    h = experts.get(name)
+    return f"{name} ({h} expert)" if h and h != name else f"{name} expert"
+
+
+def _value(found: Mapping[str, Any] | None, *, bold: bool) -> Markdown:
+    if found is None or not isinstance(found.get("value"), (int, float)):
+        return Markdown("not evaluated")
+    value = fixed(found["value"])
+    interval = f" [{fixed(found.get('low'))}, {fixed(found.get('high'))}]"
+    return Markdown(f"**{value}**{interval}" if bold else f"{value}{interval}")
+
+
+def differences(evaluation: Mapping[str, Any]) -> Markdown:
+    """Paired differences, regressions first."""
+    rows = [_difference(evaluation, dataset, pair) for dataset in evaluation["datasets"] for pair in dataset["paired"]]
+    rows.sort(key=lambda row: _ORDER.index(row[-1]))  # stable: data sets keep their order
+    head = ("H", "data set", "merged against", "difference", "p", "verdict")
+    return table(head, rows, left=3) if rows else Markdown("")
+
+
+_ORDER = (Markdown("**worse**"), Markdown("better"), Markdown("not distinguishable"))
+
+
+def _difference(evaluation: Mapping[str, Any], dataset: Mapping[str, Any], pair: Mapping[str, Any]) -> Sequence[Any]:
+    low, high = fixed(pair["low"], signed=True), fixed(pair["high"], signed=True)
+    against = "base" if pair["against"] == evaluation.get("base") else pair["against"]
+    verdict = _ORDER[2]
+    if pair.get("distinguishable"):
+        verdict = _ORDER[0] if pair.get("better") is False else _ORDER[1]
+    difference = Markdown(f"{fixed(pair['difference'], signed=True)} [{low}, {high}]")
+    return dataset["h"], dataset["dataset"], against, difference, number(pair.get("p_holm"), 2), verdict

@@ -1,0 +1,255 @@
+import json
+import re
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from hf_merge3h.errors import SourceError
+from hf_merge3h.manifest import FILE, Manifest, load_manifest
+from hf_merge3h.publishing import metadata as meta
+from hf_merge3h.publishing.card import ORDER, PICTURES, make_card, write_card
+from hf_merge3h.publishing.facts import facts_of
+from tests.publishing.manifests import ROLES, SHA, block, card, content, dataset, evaluation, model
+
+EVIL = "<script>alert(1)</script>"
+
+
+def _card(made, **options):
+    return make_card(Manifest(made), **options)
+
+
+def _front(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def _html(text):
+    """As the Hub renders it, with raw HTML let through: the strictest test of escaping."""
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
+
+
+def test_every_section_is_there():
+    text = _card(content(evaluation=evaluation()))
+    assert re.findall(r"<!-- merge3h:(\w+) -->", text) == list(ORDER)
+    for said in (
+        "R-TSVM (RESM) of helpfulness, honesty and harmlessness", "A reconstruction", "apply_chat_template",
+        "**Where the merge is worse**", "Not evaluated:", "no judge was given", "merge_method: r_tsvm",
+        f"me/honesty@{SHA['honesty']}", "`model.layers.0`", "**whole model**", "`apache-2.0`", "not legal advice",
+        "https://arxiv.org/abs/2502.06876", "Warning: something to know", "No training",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_regressions_come_first():
+    better = dataset("Fine", paired=[])
+    text = _card(content(evaluation=evaluation(datasets=[better, dataset()])))
+    assert "Worse than a parent in 1 of 2 comparisons" in text
+    results = text.partition("## Results")[2]
+    assert results.index("| GSM8K") < results.index("| Fine")
+    assert results.index("**worse**") < results.index("| better |")
+    assert "No data set of this evaluation measures honesty and harmlessness" in results
+
+
+def test_metadata():
+    data = _front(_card(content(evaluation=evaluation()), name="me-merged"))
+    assert data["base_model"] == ["me/small", *(f"me/{role}" for role in ROLES)]
+    assert data["base_model_relation"] == "merge"
+    assert (data["library_name"], data["pipeline_tag"], data["license"]) == (
+        "transformers", "text-generation", "apache-2.0",
+    )  # fmt: skip
+    assert data["language"] == ["en"]
+    assert data["tags"] == ["merge", "merge_3h", "r_tsvm"]
+    assert data["model-index"][0]["name"] == "me-merged"
+    assert meta.problems(data) == []
+
+
+def test_metadata_survives_the_hubs_own_types():
+    from huggingface_hub import ModelCard, ModelCardData
+
+    text = _card(content(evaluation=evaluation()))
+    data = _front(text)
+    found = ModelCard(text).data
+    assert found.to_dict() == ModelCardData(**data).to_dict() == data
+    result = found.eval_results[0]
+    assert (result.dataset_type, result.metric_value, result.dataset_revision) == ("openai/gsm8k", 0.5, "0" * 40)
+
+
+def test_an_adapter_names_its_base_alone():
+    adapter = {"source": "me/lora", "commit": "9" * 40, "card": card("mit")}
+    models = [
+        model("base"),
+        *(model(role, source="me/small", commit=SHA["base"], adapters=[adapter]) for role in ROLES),
+    ]
+    text = _card(content(kind="adapter", models=models))
+    data = _front(text)
+    assert (data["base_model"], data["base_model_relation"], data["library_name"]) == (["me/small"], "adapter", "peft")
+    assert "AutoPeftModelForCausalLM" in text
+
+
+def test_languages_and_licence_only_where_all_agree():
+    models = [model("base"), model("honesty", card=card("mit", language=["de"])), model("harmlessness")]
+    data = _front(_card(content(models=models)))
+    assert "language" not in data
+    assert data["license"] == "apache-2.0"
+    models[1]["card"] = card(None)
+    assert "license" not in _front(_card(content(models=models)))
+
+
+def test_a_conflict_leaves_the_licence_empty_and_names_both_clauses():
+    models = [
+        model("base"),
+        model("honesty", card=card("cc-by-sa-4.0")),
+        model("harmlessness", card=card("cc-by-nc-4.0")),
+    ]
+    text = _card(content(models=models, permission={"reason": "They *said* yes", "date": "2026-11-24"}))
+    assert "license" not in _front(text)
+    assert "**Conflict: a person has to decide.**" in text
+    assert "`cc-by-sa-4.0`, share alike" in text
+    assert "`cc-by-nc-4.0`, non commercial" in text
+    assert r"They \*said\* yes" in text
+
+
+def test_other_licences_are_named_and_linked():
+    named = card("other", license_name="qwen")
+    data = _front(_card(content(models=[model("base", card=named)])))
+    assert (data["license"], data["license_name"]) == ("other", "qwen")
+    assert data["license_link"].startswith("https://")
+
+
+def test_what_is_missing_reads_not_recorded():
+    made = content(diagnostics="not recorded")
+    del made["method"], made["made_by"]
+    for each in made["models"]:
+        each["commit"] = None
+        each["source"] = "/home/me/secret/place/honest"
+        each["hashes"] = "not recorded"
+        del each["card"]
+    made["output"]["hashes"] = "not recorded"
+    text = _card(made)
+    assert "Diagnostics: not recorded" in text
+    assert "The licence of a parent is not recorded" in text
+    assert "| not recorded |" in text
+    assert "/home/me" not in text
+    assert "base_model" not in _front(text)
+
+
+def test_whole_split_results_feed_the_hubs_leaderboards():
+    from huggingface_hub import parse_eval_result_entries
+
+    found = meta.eval_results(facts_of(Manifest(content(evaluation=evaluation()))))
+    entry = parse_eval_result_entries(found["gsm8k.yaml"])[0]
+    assert (entry.dataset_id, entry.task_id, entry.value, entry.date) == ("openai/gsm8k", "gsm8k", 50.0, "2026-11-24")
+    part = evaluation(datasets=[dataset(n=100), dataset(dataset_id="me/other")])
+    assert meta.eval_results(facts_of(Manifest(content(evaluation=part)))) == {}
+    assert meta.eval_results(facts_of(Manifest(content()))) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base_model": ["no id"]}, {"base_model_relation": "child"}, {"pipeline_tag": "chatting"}, {"license": "mine"},
+        {"license": "other"}, {"language": ["english"]}, {"tags": [""]}, {"model-index": [{"results": []}]},
+        {"model-index": [{"name": "x", "results": [{"task": {"type": "t"}, "dataset": {"name": "x"}}]}]},
+    ],
+)  # fmt: skip
+def test_the_hubs_rules_are_held(wrong):
+    assert meta.problems(wrong)
+
+
+HOSTILE = [
+    EVIL, "</code><img src=x onerror=alert(1)>", "```\n<script>x</script>\n```", "`" * 7 + EVIL, "| a | b |\n|---|---|",
+    "\n---\nlicense: mit\n---\n", "<!-- /merge3h:summary -->", "\n<!-- /merge3h:recipe -->\n" + EVIL, "--> " + EVIL,
+    "[x](javascript:alert(1))", "![x](https://evil.example/x.png)", "$$\\def\\x{" + EVIL + "}$$", "a: b\n- c: &x *x",
+    "\x00\u202e\u2028" + EVIL, "{{ 7 * 7 }}{% for x in y %}", "../../../etc/passwd", "# Heading\n\n> quote",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_are_escaped_everywhere(text):
+    made = content(evaluation=evaluation())
+    poisoned = _poison(made, text)
+    shown = _card(poisoned, name=text, place=text)
+    html = _html(shown)
+    assert "<script" not in html.replace("&lt;script", "")
+    assert "<img" not in html
+    assert "javascript:" not in "".join(re.findall(r'(?:href|src)="([^"]*)"', html))
+    assert "onerror" not in "".join(re.findall(r"<[^>]*>", html))
+    assert html.count("<h2>") == 8  # the eight sections after the title, and no more
+    assert set(_front(shown)) <= {*meta.KEYS}
+    assert meta.problems(_front(shown)) == []
+    assert make_card(Manifest(poisoned), name=text, place=text, old=shown) == shown  # the markers still pair
+
+
+def _poison(value, text):
+    """The text in every place where a manifest holds one, save those that say what kind of thing it is."""
+    kept = {"kind", "made_by", "direction", "better", "merged", "base"}
+    if isinstance(value, dict):
+        return {
+            key: each if key in kept and isinstance(each, str) else _poison(each, text) for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_poison(each, text) for each in value]
+    return text if isinstance(value, str) and not re.fullmatch(r"[0-9a-f]{40,64}", value) else value
+
+
+def test_a_card_beside_its_manifest(tmp_path):
+    Manifest(content(evaluation=evaluation())).save(tmp_path)
+    path = write_card(tmp_path)
+    assert path == tmp_path / "README.md"
+    text = path.read_text()
+    for name in PICTURES:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert name in text
+    write_card(tmp_path)
+    assert path.read_text() == text
+    path.write_text(f"{text}\nMine.\n")
+    made = content(warnings=["another"])
+    Manifest(made).save(tmp_path)
+    assert "Mine.\n" in write_card(tmp_path).read_text()
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["README.md", FILE, *PICTURES])
+
+
+def test_a_card_that_cannot_be_told_stays_as_it_is(tmp_path):
+    Manifest(content()).save(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- merge3h:use -->\n")
+    with pytest.raises(SourceError, match="do not pair"):
+        write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "<!-- merge3h:use -->\n"
+    (tmp_path / "README.md").write_bytes(b"\xff")
+    with pytest.raises(SourceError, match="UTF-8"):
+        write_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"models": "x"}, "models='x': expected array"),
+        ({"models": [{}]}, r"models\[0\]: lacks given"),
+        ({"seed": True}, "seed=True: expected integer"),
+        ({"warnings": ["x" * 100_000_000]}, "100,000,000 characters"),
+        ({"recipe": {"given": {}, "label": "x", "resolved": [{"method": 7}]}}, r"resolved\[0\]"),
+        ({"output": {"tensors": 1, "bytes": 1, "dtypes": [], "layers": 1, "hashes": {"a": "zz"}}}, "hashes"),
+        ({"diagnostics": [{"roles": [], "total": {}, "blocks": []}]}, "lacks name"),
+        ({"kind": EVIL}, "kind="),
+        ({"schema_version": 2}, "pip install"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path, change, said):
+    made = content(**change)
+    (tmp_path / FILE).write_text(json.dumps(made))
+    with pytest.raises(SourceError, match=said) as caught:
+        load_manifest(tmp_path)
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_truncated_manifest(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(content())[:-100])
+    with pytest.raises(SourceError, match="no JSON"):
+        load_manifest(tmp_path)
+
+
+def test_deep_models_show_the_ends(tmp_path):
+    party = {"roles": list(ROLES), "total": block("whole model"), "blocks": [block(f"layer.{n}") for n in range(80)]}
+    text = _card(content(diagnostics=[party]))
+    assert "… 56 more" in text
+    assert "`layer.79`" in text
