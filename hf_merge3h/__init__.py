@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .manifest import load_manifest
     from .methods.linear import preference_grid
     from .metrics import metric_path
+    from .publishing.card import write_card
+    from .publishing.hub import publish
     from .registry import Method, PerExpert, Range, get_method, list_methods, method
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ _HOMES = {
     "merge": "engine.doors",
     "merge_recipe": "engine.recipes",
     "load_manifest": "manifest",
+    "write_card": "publishing.card",
+    "publish": "publishing.hub",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "PipelineJudge": "judges",
@@ -57,6 +61,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "merge",
     "merge_recipe",
     "load_manifest",
+    "write_card",
+    "publish",
     "MergeReport",
     "list_methods",
     "get_method",

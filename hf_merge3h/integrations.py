@@ -139,11 +139,13 @@ def _saving(save: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(save)
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "merge_report" not in vars(self):
+            return save(self, *args, **kwargs)
+        given = _arguments(save, self, args, kwargs)
+        card = _card(given["save_directory"])  # before PEFT writes one of its own
         result = save(self, *args, **kwargs)
-        if "merge_report" in vars(self):
-            given = _arguments(save, self, args, kwargs)
-            if given.get("is_main_process", True):
-                _finish(self, given["save_directory"], given.get("state_dict"), given.get("selected_adapters"))
+        if given.get("is_main_process", True):
+            _finish(self, given["save_directory"], given.get("state_dict"), given.get("selected_adapters"), card)
         return result
 
     save_pretrained.merge_3h = True  # type: ignore[attr-defined]
@@ -156,7 +158,7 @@ def _uploading(upload: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(upload)
     def _upload_modified_files(self: Any, *args: Any, **kwargs: Any) -> Any:
         if "merge_report" in vars(self):
-            _finish(self, _arguments(upload, self, args, kwargs)["working_dir"], None, None)
+            _finish(self, _arguments(upload, self, args, kwargs)["working_dir"], None, None, None)
         return upload(self, *args, **kwargs)
 
     _upload_modified_files.merge_3h = True  # type: ignore[attr-defined]
@@ -167,11 +169,18 @@ def _arguments(function: Callable[..., Any], self: Any, args: Any, kwargs: Any) 
     return inspect.signature(function).bind(self, *args, **kwargs).arguments
 
 
-def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None) -> None:
+def _card(folder: Any) -> str:
+    """The card that lies in a folder."""
+    from .publishing.card import read_old
+
+    return read_old(Path(folder))
+
+
+def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None, card: str | None) -> None:
     from .engine.saved import after_saving
 
     saved = getattr(model, "peft_config", None) if type(model).__module__.startswith("peft.") else None
-    after_saving(model, Path(folder), state, saved and list(saved if adapters is None else adapters))
+    after_saving(model, Path(folder), state, saved and list(saved if adapters is None else adapters), card)
 
 
 #: Further steps of methods that the classes have.

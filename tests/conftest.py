@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -12,3 +13,12 @@ install_import_hook(["hf_merge3h.linalg", "hf_merge3h.methods"], "beartype.beart
 
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=12)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Cards are written by nearly every merge; drawing their pictures is left to the tests that look at them."""
+    if "pictures" not in request.keywords:
+        from hf_merge3h.publishing import picture
+
+        monkeypatch.setattr(picture, "draw_pair", lambda *_: None)

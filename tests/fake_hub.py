@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1, as far as huggingface_hub asks it when it downloads: revisions, trees, files, refusals."""
+"""A Hub on 127.0.0.1, as far as huggingface_hub asks it: revisions, trees, files, refusals; `hub_writes` the rest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from tests.hub_writes import ME, Fault, trouble, write
 
 TOKEN = "hf_" + "right" * 7
 
@@ -37,6 +39,10 @@ class FakeHub:
     endpoint: str
     repos: dict[str, Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)  # uploaded, by SHA-256
+    commits: list[tuple[str, str, list[str], bool]] = field(default_factory=list)
+    collections: dict[str, list[str]] = field(default_factory=dict)
 
     def fetched(self) -> list[str]:
         """Names of the files whose contents were sent."""
@@ -53,12 +59,40 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
+    def do_POST(self) -> None:
+        self._write()
+
+    def do_PUT(self) -> None:
+        self._write()
+
+    def body(self) -> bytes:
+        """What was sent."""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _write(self) -> None:
+        self.hub.asked.append(f"{self.command} {unquote(urlsplit(self.path).path)}")
+        if not trouble(self):
+            write(self, self.headers.get("Authorization") == f"Bearer {TOKEN}")
+
     def log_message(self, *_: object) -> None:
         """Silence."""
 
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
+        if trouble(self):
+            return
+        if path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            self.send(200 if known else 401, content=_json({"name": ME, "type": "user", "orgs": [{"name": "us"}]}))
+            return
         parts = path.strip("/").split("/")
         api = parts[:2] == ["api", "models"]
         parts = parts[2:] if api else parts
@@ -67,34 +101,33 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repo is None or (repo.access == "private" and not token):
             # The real Hub tells those who are not logged in no more than this, either.
-            self._send(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
+            self.send(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
         elif repo.access == "broken":
-            self._send(500)
+            self.send(500)
         elif repo.access == "forbidden":
-            self._send(403, {"X-Error-Message": "this token may not read it"})
+            self.send(403, {"X-Error-Message": "this token may not read it"})
         elif repo.access == "gated" and not token and not api:
-            self._send(403, {"X-Error-Code": "GatedRepo"})
+            self.send(403, {"X-Error-Code": "GatedRepo"})
         elif parts[1:] and parts[1] not in (*repo.revisions, repo.sha):
-            self._send(404, {"X-Error-Code": "RevisionNotFound"})
+            self.send(404, {"X-Error-Code": "RevisionNotFound"})
         elif api and parts[0] == "revision":
             siblings = [{"rfilename": file} for file in repo.files]
-            self._send(200, content=_json({"id": name, "sha": repo.sha, "siblings": siblings}), body=body)
+            self.send(200, content=_json({"id": name, "sha": repo.sha, "siblings": siblings}), body=body)
         elif api and parts[0] == "tree":
             tree = [
                 {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
                 for file, content in repo.files.items()
             ]
-            self._send(200, content=_json(tree), body=body)
+            self.send(200, content=_json(tree), body=body)
         elif "/".join(parts[2:]) not in repo.files:
-            self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.sha})
+            self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.sha})
         else:
             content = repo.files["/".join(parts[2:])]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            self._send(200, {"X-Repo-Commit": repo.sha, "ETag": etag}, content, body)
+            self.send(200, {"X-Repo-Commit": repo.sha, "ETag": etag}, content, body)
 
-    def _send(
-        self, status: int, headers: dict[str, str] | None = None, content: bytes = b"", body: bool = True
-    ) -> None:
+    def send(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"", body: bool = True) -> None:
+        """One whole answer."""
         self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)

@@ -1,27 +1,27 @@
-"""The last thing that happens to a folder, whichever door its weights came through: its manifest is written."""
+"""The last thing that happens to a folder, whichever door its weights came through: manifest and card are written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from blake3 import blake3
-
 from ..manifest import FILE, Manifest
+from ..manifest.files import hash_file
 from ..models.cards import FILE as CARD
+from ..publishing.card import write_card
 from ..registry import Method
 
-_BLOCK = 1 << 24
 
-
-def finish(folder: Path, manifest: Manifest) -> Manifest:
+def finish(folder: Path, manifest: Manifest, card: str | None = None) -> Manifest:
     """Write what belongs to every merged folder beside weights, config and tokenizer.
 
     Args:
         folder: holds everything else already.
         manifest: what was done.
+        card: the text of a card whose handwriting is kept; None for the one that lies in the folder.
     """
     manifest.save(folder)
+    write_card(folder, manifest=manifest, old=card)
     return manifest
 
 
@@ -33,15 +33,6 @@ def hash_files(paths: Iterable[Path]) -> dict[str, str]:
             continue
         found[path.name] = hash_file(path)
     return found
-
-
-def hash_file(path: Path) -> str:
-    """BLAKE3 of a file, as hexadecimal digits."""
-    digest = blake3()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def method_facts(method: Method | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RequestError
 from .measures import BlockReport, TensorReport, blocks_of, summarise
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class MergeReport:
             `max_lora_rank` that serves it in vLLM.
         origins: where each expert came from, as plain data (`models.origin.Origin`); `base_origin`, the base.
         fingerprint: of the merged tensors, by which saving tells whether they were changed since.
+        saved_in: the folder that it was saved to last.
         versions: of the libraries that took part.
         seconds: wall time of the whole call.
     """
@@ -60,6 +62,7 @@ class MergeReport:
     origins: tuple[dict[str, Any], ...] = ()
     base_origin: dict[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
+    saved_in: str | None = field(default=None, repr=False)
 
     @property
     def is_adapter(self) -> bool:
@@ -120,6 +123,51 @@ class MergeReport:
         cleaned = _without_nan(plain)
         assert isinstance(cleaned, dict)
         return cleaned
+
+    def card(self, name: str | None = None) -> str:
+        """The model card of this merge, as `save_pretrained` writes it beside the weights.
+
+        Args:
+            name: of the model; None for one made of the method and the roles.
+        """
+        from ..publishing.card import card_text
+        from .saved import content_of
+
+        return card_text(content_of(self), name=name)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        collection: str | None = None,
+        permission: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Publish what this merge was saved to (`save_pretrained`), like `hf-merge3h publish`.
+
+        Args:
+            repo: owner/name; it is made if it does not exist.
+            private: make it a private one.
+            create_pr: as a pull request.
+            collection: title of a collection of yours that it is added to.
+            permission: why you may publish although the licences conflict; the card shows it.
+            token: of the Hub; the stored one if left out.
+
+        Returns:
+            The address of the commit or pull request.
+
+        Raises:
+            RequestError: it was not saved, or something is wrong with it; nothing was created or uploaded.
+            OutputError: the Hub or the network failed; calling it again goes on.
+        """
+        from ..publishing.hub import publish
+
+        if self.saved_in is None:
+            raise RequestError("this merge was not saved yet: model.save_pretrained(FOLDER), then push_to_hub")
+        options = {"private": private, "create_pr": create_pr, "collection": collection, "permission": permission}
+        return publish(self.saved_in, repo, token=token, **options).url  # type: ignore[arg-type]
 
     def plot(self, path: str | Path | None = None, *, dark: bool = False) -> Figure:
         """Draw norms, cosines, sign conflicts and what survived, block by block.

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import OutputError
 from ..manifest import NOT_RECORDED, SCHEMA_VERSION, Manifest, plain
+from ..manifest.files import hash_file
 from ..models.sources import LAYER_KEYS
-from ..models.types import TensorSpec
 from ..models.weights.checkpoint import read_config
 from ..models.weights.headers import read_header
 from ..models.weights.writer import nbytes
+from ..publishing.card import write_card
 from ..recipes.mergekit import rules_of
-from .finish import finish, hash_file, hash_files
+from .finish import finish, hash_files
 from .report import MergeReport
 
 #: What `save_pretrained` writes, of models and of adapters. What else lies in the folder is not this save's.
@@ -29,7 +30,13 @@ _ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 _SAMPLE = 64  # entries of each tensor that tell whether it was changed after the merge
 
 
-def after_saving(model: Any, folder: Path, state: Mapping[str, Tensor] | None, adapters: Sequence[str] | None) -> None:
+def after_saving(
+    model: Any,
+    folder: Path,
+    state: Mapping[str, Tensor] | None,
+    adapters: Sequence[str] | None,
+    card: str | None = None,
+) -> None:
     """Write manifests for what a model has just been saved to; does nothing where no merge made it.
 
     Args:
@@ -37,32 +44,40 @@ def after_saving(model: Any, folder: Path, state: Mapping[str, Tensor] | None, a
         folder: that it was saved to.
         state: the weights that were saved, where they were given.
         adapters: names of the saved adapters of a PeftModel; None for whole weights.
+        card: what README.md held before the model was saved; None to keep what it holds now.
     """
     facts = vars(model)
     try:
         if adapters is None:
             report = facts.get("merge_report")
             if report is not None and not facts.get("_hf_peft_config_loaded"):
-                finish_saved(folder, report, changed=_changed(report, model, state))
+                finish_saved(folder, report, changed=_changed(report, model, state), card=card)
             return
         for name in adapters:
             report = facts.get("merged_adapters", {}).get(name)
-            if report is not None:
-                place = folder if name == "default" else folder / name
-                finish_saved(place, report, changed=_changed(report, model, state))
+            if report is None:
+                continue
+            place, changed = folder if name == "default" else folder / name, _changed(report, model, state)
+            manifest = finish_saved(place, report, changed=changed, card=card if place == folder else None)
+            if manifest is not None and place != folder and len(adapters) == 1:
+                # PEFT puts its card beside the adapter's folder, and the Hub shows that one.
+                write_card(folder, manifest=manifest, place=name, picture=False, old=card)
     except OSError as problem:
         if isinstance(problem, OutputError):
             raise
         raise OutputError(f"{folder}: the manifest cannot be written: {problem.strerror or problem}") from None
 
 
-def finish_saved(folder: Path, report: MergeReport, *, changed: bool | None = False) -> Manifest | None:
+def finish_saved(
+    folder: Path, report: MergeReport, *, changed: bool | None = False, card: str | None = None
+) -> Manifest | None:
     """Write into a folder of saved weights what belongs beside them.
 
     Args:
         folder: that `save_pretrained` has written.
         report: of the merge that made the weights.
         changed: whether they have been changed since (trained, or converted); None where that is not known.
+        card: see `after_saving`.
 
     Returns:
         The manifest; None where the folder holds no weights of this kind (another process saves them, say).
@@ -77,8 +92,17 @@ def finish_saved(folder: Path, report: MergeReport, *, changed: bool | None = Fa
     }
     if not specs:
         return None
-    manifest = Manifest(_content(folder, report, specs, hash_files(paths), changed), report.tensors)
-    return finish(folder, manifest)
+    output = {
+        "tensors": len(specs),
+        "bytes": sum(map(nbytes, specs.values())),
+        "dtypes": sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()}),
+        "layers": _layers(folder),
+        "changed": changed,
+        "hashes": hash_files(paths),
+    }
+    manifest = Manifest(content_of(report, output), report.tensors)
+    report.saved_in = str(folder.absolute())
+    return finish(folder, manifest, card)
 
 
 def fingerprint(model: nn.Module, adapter: str | None = None, state: Mapping[str, Tensor] | None = None) -> str | None:
@@ -110,17 +134,27 @@ def _changed(report: MergeReport, model: Any, state: Mapping[str, Tensor] | None
     return None if now is None or report.fingerprint is None else now != report.fingerprint
 
 
-def _content(
-    folder: Path,
-    report: MergeReport,
-    specs: Mapping[str, TensorSpec],
-    hashes: Mapping[str, str],
-    changed: bool | None,
-) -> dict[str, Any]:
+def _layers(folder: Path) -> int | None:
     config = read_config(folder, folder.name)
     text = config.get("text_config")
-    layers = [part.get(key) for part in (config, text if isinstance(text, dict) else {}) for key in LAYER_KEYS]
-    notes = ["the weights were changed after the merge: they are not what it made"] if changed else []
+    parts = (config, text if isinstance(text, dict) else {})
+    return next((part[key] for part in parts for key in LAYER_KEYS if isinstance(part.get(key), int)), None)
+
+
+def content_of(report: MergeReport, output: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the manifest of a live merge holds.
+
+    Args:
+        report: of the merge.
+        output: what was saved; None where nothing was, yet.
+    """
+    if output is None:
+        dtypes = str(report.output.get("dtype")).split(", ")
+        output = {
+            "tensors": len(report.tensors), "bytes": 0, "dtypes": dtypes, "layers": None, "changed": False,
+            "hashes": NOT_RECORDED,
+        }  # fmt: skip
+    notes = ["the weights were changed after the merge: they are not what it made"] if output["changed"] else []
     content = {
         "schema_version": SCHEMA_VERSION,
         "kind": "adapter" if report.is_adapter else "weights",
@@ -135,14 +169,7 @@ def _content(
         "versions": {"hf-merge3h": importlib.metadata.version("hf-merge3h"), **report.versions},
         "device": report.device,
         "seconds": round(report.seconds, 3),
-        "output": {
-            "tensors": len(specs),
-            "bytes": sum(map(nbytes, specs.values())),
-            "dtypes": sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()}),
-            "layers": next((each for each in layers if isinstance(each, int)), None),
-            "changed": changed,
-            "hashes": dict(hashes),
-        },
+        "output": dict(output),
         "diagnostics": _diagnostics(report),
     }  # fmt: skip
     return json.loads(json.dumps(plain(content), allow_nan=False))

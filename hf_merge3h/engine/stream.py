@@ -18,6 +18,7 @@ from ..manifest import Manifest
 from ..models.weights.ahead import ReadAhead
 from ..models.weights.output import OutputFolder
 from ..models.weights.writer import ShardWriter, nbytes, parse_size, plan_shards
+from ..publishing.card import read_old
 from .ambient import in_plain_arithmetic
 from .finish import finish, hash_files
 from .folder import write_side_files
@@ -58,6 +59,7 @@ class StreamRun:
     Attributes:
         measure: take diagnostics, and hashes of all files.
         tell: is called after each step.
+        card: of the folder that is replaced; what people wrote in it is kept.
     """
 
     plan: StreamPlan
@@ -65,6 +67,7 @@ class StreamRun:
     max_shard_size: int
     measure: bool = True
     tell: Tell | None = None
+    card: str = ""
     _statistics: dict[Any, Any] = field(default_factory=dict)
     _started: float = 0.0
     _done: int = 0
@@ -103,7 +106,7 @@ class StreamRun:
         seconds = time.perf_counter() - self._started
         outputs = {**hash_files(each for each in self.folder.iterdir() if each.name not in outputs), **outputs}
         manifest = make_manifest(self.plan, reports, inputs, outputs, measured=self.measure, seconds=seconds)
-        return finish(self.folder, manifest)
+        return finish(self.folder, manifest, self.card)
 
     def _tell(self, name: str, steps: Mapping[str, Step]) -> None:
         self._done += nbytes(self.plan.specs[name]) + (steps[name].bytes_read if name in steps else 0)
@@ -206,8 +209,9 @@ def merge_plan(
     if inside:
         raise RequestError(f"out={str(out)!r}: is or holds the input {inside[0]}; give another folder")
     output.check_space(plan.bytes_written + _MARGIN)
+    card = read_old(output.target)
     with output as folder:
-        return StreamRun(plan, folder, size, diagnostics, tell)()
+        return StreamRun(plan, folder, size, diagnostics, tell, card)()
 
 
 def _within(target: Path, source: Path) -> bool:

@@ -210,14 +210,11 @@ def _may_write(owner: Mapping[str, Any], repo: str, create_pr: bool) -> None:
 
 def _remote_card(api: Any, repo: str, token: Any) -> str:
     """The card that lies in the repository; empty where there is none."""
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
-
     with in_one_line(repo, "reading its card", token):
-        try:
-            path = patiently(lambda: api.hf_hub_download(repo, CARD, force_download=True))
-            return Path(path).read_text(encoding="utf-8")
-        except (EntryNotFoundError, RepositoryNotFoundError):
+        if not patiently(lambda: api.file_exists(repo, CARD)):
             return ""
+        path = patiently(lambda: api.hf_hub_download(repo, CARD, force_download=True))
+        return Path(path).read_text(encoding="utf-8")
 
 
 def _message(publication: Publication) -> str:

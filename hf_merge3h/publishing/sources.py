@@ -45,6 +45,8 @@ def _parent(source: str, role: str, kind: str, token: Any, offline: bool, carrie
                 )
             )
         except LocalEntryNotFoundError:
+            if not offline:
+                raise
             return Parent(role, repo, None, kind, None, False, {}, carrier)
         except EntryNotFoundError:
             return Parent(role, repo, None, kind, None, True, {}, carrier)

@@ -192,6 +192,7 @@ def _poison(value, text):
     return text if isinstance(value, str) and not re.fullmatch(r"[0-9a-f]{40,64}", value) else value
 
 
+@pytest.mark.pictures
 def test_a_card_beside_its_manifest(tmp_path):
     Manifest(content(evaluation=evaluation())).save(tmp_path)
     path = write_card(tmp_path)
