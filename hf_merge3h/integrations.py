@@ -186,10 +186,26 @@ def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None,
 #: Further steps of methods that the classes have.
 _STEPS = {"save_pretrained": _saving, "_upload_modified_files": _uploading}
 
+
+def refuse_compiled(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """What torch.compile returns forwards unknown attributes to the model inside: this one it must not.
+
+    Raises:
+        RequestError: always.
+    """
+    from .errors import RequestError
+
+    raise RequestError(
+        f"the model: this {type(self).__name__} was compiled by torch.compile; call merge_3h on the module that was "
+        "compiled, model._orig_mod.merge_3h(...), and compile after merging"
+    )
+
+
 #: module that defines the class -> (class, function)
 _CLASSES: dict[str, tuple[str, Callable[..., Any]]] = {
     "transformers.modeling_utils": ("PreTrainedModel", merge_into_model),
     "peft.peft_model": ("PeftModel", merge_into_adapter),
+    "torch._dynamo.eval_frame": ("OptimizedModule", refuse_compiled),
 }
 #: modules that something is attached to
 _TARGETS = {*_CLASSES, "evaluate.loading"}

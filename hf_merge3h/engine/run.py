@@ -153,16 +153,14 @@ class Run:
     ) -> Iterator[TensorReport]:
         gram = diagnostics.inner_products([*deltas, merged])
         conflict = diagnostics.sign_conflict(deltas)
-        rank = diagnostics.kept_rank(merged)
         if group.stacked:  # one row a tensor: sum over its matrices
             count, each = len(group.names), group.shape[0]
             gram, conflict = gram.unflatten(0, (count, each)).sum(1), conflict.unflatten(0, (count, each)).mean(1)
             merged = unstack(merged, (count, each))
             noisy = [_greatest(noisy[start : start + each]) for start in range(0, count * each, each)]
-            rank = [_greatest(rank[start : start + each]) for start in range(0, count * each, each)]
         stored = self.sink.store(group, merged, self.read_base, whole)
         survived = diagnostics.survived(gram[:, -1, -1].clamp_min(0).sqrt(), stored.rounding_error)
-        ranks = stored.rank if stored.rank is not None else rank
+        ranks = stored.rank if stored.rank is not None else diagnostics.kept_rank(merged)
         for index, name in enumerate(group.names):
             yield TensorReport(
                 name=name,

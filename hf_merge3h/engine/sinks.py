@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
-from ..linalg.compress import balance, compress
+from ..linalg.compress import balance, balance_each, compress
 from ..linalg.low_rank import LowRank, norms
 from ..models.types import TensorSpec
 from .plan import Group
@@ -112,8 +112,9 @@ class AdapterSink:
         errors: list[Tensor] = []
         residuals: list[float] = []
         ranks: list[int | None] = []
+        balanced = balance_each(merged) if isinstance(merged, LowRank) else None
         for index, name in enumerate(group.names):
-            delta = merged[index]
+            delta = merged[index] if balanced is None else balanced[index]
             if name in self.whole or delta.ndim < 2:
                 exact = delta.dense() if isinstance(delta, LowRank) else delta
                 rounded = exact.to(self.dtype).to(torch.float32)
@@ -136,12 +137,10 @@ class AdapterSink:
         return Stored(torch.stack([error.cpu() for error in errors]), cut, ranks)
 
     def _factors(self, delta: Tensor | LowRank, name: str) -> tuple[LowRank, float]:
-        """Balanced factors of one delta, and the relative error of the cut to the wanted rank."""
+        """Balanced factors of one delta (if factors, balanced ones), and the relative error of the cut to the rank."""
         wanted = self._rank_of(name)
-        if isinstance(delta, LowRank):
-            used = balance(delta)
-            if wanted is None or used.rank <= wanted:
-                return used, 0.0
+        if isinstance(delta, LowRank) and (wanted is None or delta.rank <= wanted):
+            return delta, 0.0
         factors, residual = compress(delta, wanted)
         size = _norms(delta)
         total = math.hypot(*size)

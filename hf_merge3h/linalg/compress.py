@@ -51,19 +51,31 @@ def compress(delta: Float[Tensor, "*batch m n"] | LowRank, rank: int | None) -> 
 def balance(delta: LowRank) -> LowRank:
     """Scale the factors so that each column of the left one has the norm of its row in the right one.
 
-    The product is the same; columns that add nothing (a zero column or row) are dropped. Factors that are balanced to
-    one part in a thousand come back as they are.
+    The product is the same; columns that add nothing (a zero column or row; of a stack, in all its matrices) are
+    dropped. Factors that are balanced to one part in a thousand keep their bits.
     """
-    left, right = delta.left.square().sum(-2).sqrt(), delta.right.square().sum(-1).sqrt()
+    return balance_each(LowRank(delta.left.unsqueeze(0), delta.right.unsqueeze(0)))[0]
+
+
+def balance_each(stack: LowRank) -> list[LowRank]:
+    """`balance` of each element of a batch [batch, (matrices,) m, n], in one pass over all of them."""
+    left, right = stack.left.square().sum(-2).sqrt(), stack.right.square().sum(-1).sqrt()
     useful = (left > 0) & (right > 0)
-    if not useful.all():
-        kept = useful.reshape(-1, delta.rank).any(0).nonzero().flatten()
-        delta = LowRank(delta.left.index_select(-1, kept), delta.right.index_select(-2, kept))
-        left, right, useful = (each.index_select(-1, kept) for each in (left, right, useful))
-    elif torch.allclose(left, right, rtol=1e-3, atol=0):
-        return delta
     scale = torch.where(useful, (right / left).sqrt(), 1.0)
-    return LowRank(delta.left * scale.unsqueeze(-2), delta.right / scale.unsqueeze(-1))
+    even = ((left - right).abs() <= 1e-3 * right) | ~useful
+    whole = even.flatten(1).all(-1)
+    if not whole.all():
+        scale = torch.where(whole.view(-1, *[1] * (scale.ndim - 1)), 1.0, scale)
+        stack = LowRank(stack.left * scale.unsqueeze(-2), stack.right / scale.unsqueeze(-1))
+    used = useful.unflatten(0, (len(useful), 1)).flatten(1, -2).any(1)
+    full = used.all(-1).tolist()
+    return [stack[at] if every else _columns(stack[at], used[at]) for at, every in enumerate(full)]
+
+
+def _columns(delta: LowRank, use: Tensor) -> LowRank:
+    """Those columns of the left factor, and rows of the right one."""
+    kept = use.nonzero().flatten()
+    return LowRank(delta.left.index_select(-1, kept), delta.right.index_select(-2, kept))
 
 
 def _decompose_factors(delta: LowRank) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,21 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..linalg.low_rank import LowRank
-from ..linalg.parallel import concurrently, pieces
+from ..linalg.parallel import concurrently, pieces, side_by_side
 from ..linalg.polar import polar, polar_in_span
 from ..linalg.precision import double
+from ..linalg.span import Span
 from ..linalg.svd import LARGE, Triplets, block_diagonal, factored_triplets, first_triplets, leading_triplets
 from ..registry import method
 from .arithmetic import Scale
-
-
-class Span(NamedTuple):
-    """All experts' factors side by side, and their Gram matrices: what coefficients refer to."""
-
-    left: Float[Tensor, "batch m p"]
-    right: Float[Tensor, "batch n p"]
-    gram_left: Float[Tensor, "batch p p"]
-    gram_right: Float[Tensor, "batch p p"]
 
 
 class Spectra(NamedTuple):
@@ -76,16 +68,13 @@ def _polar_pair(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 def factored_spectra(deltas: Sequence[LowRank], floors: Sequence[Tensor] | None = None) -> Spectra:
     """All triplets of each expert, from the Gram matrices of all factors side by side."""
     m, n = deltas[0].shape[-2:]
-    left = double(torch.cat([delta.left for delta in deltas], -1))
-    right = double(torch.cat([delta.right for delta in deltas], -2)).mT
-    span = Span(left, right, left.mT @ left, right.mT @ right)
-    found, start = [], 0
-    for task, delta in enumerate(deltas):
-        own = slice(start, start + delta.rank)
-        start += delta.rank
-        grams = span.gram_left[..., own, own], span.gram_right[..., own, own]
-        found.append(factored_triplets(*grams, m, n, floor=None if floors is None else floors[task]))
-    return Spectra(tuple(found), (m, n), span)
+    span = Span.of(deltas)
+    limits = [None] * len(deltas) if floors is None else floors
+    jobs = [
+        partial(factored_triplets, span.gram_left[..., own, own], span.gram_right[..., own, own], m, n, floor=limit)
+        for own, limit in zip(span.own, limits, strict=True)
+    ]
+    return Spectra(tuple(side_by_side(jobs, span.gram_left)), (m, n), span)
 
 
 def merge_spectra(
@@ -109,9 +98,12 @@ def merge_spectra(
         left, right = _polar_pair(torch.cat(lefts, -1), torch.cat(rights, -1))
         return LowRank((left * values.unsqueeze(-2).to(left)).to(like), right.mT.to(like))
     span, (m, n) = spectra.span, spectra.shape
-    left = polar_in_span(block_diagonal(lefts), span.gram_left, m) * values.unsqueeze(-2)
-    right = polar_in_span(block_diagonal(rights), span.gram_right, n)
-    return LowRank((span.left @ left).to(like), (span.right @ right).mT.to(like))
+    jobs = [
+        partial(polar_in_span, block_diagonal(lefts), span.gram_left, m),
+        partial(polar_in_span, block_diagonal(rights), span.gram_right, n),
+    ]
+    left, right = side_by_side(jobs, span.gram_left)
+    return span.combine(left * values.unsqueeze(-2), right, like)
 
 
 def noise_floors(

@@ -283,3 +283,31 @@ def test_merge_takes_a_peft_model_as_base() -> None:
     assert "balanced" in model.peft_config
     with pytest.raises(RequestError, match="rank=4: expected a PeftModel as base"):
         merge(llama(), whole_experts(llama(), 2), rank=4, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch 2.13's own, in torch.compile
+def test_a_compiled_wrapper_is_refused_at_the_door() -> None:
+    """`torch.compile` returns a wrapper that forwards what it does not know to the model inside."""
+    model = three_adapters(llama(tied=False))
+    before = state(model)
+    for call in (torch.compile(model).merge_3h, torch.compile(model.get_base_model()).merge_3h):
+        with pytest.raises(RequestError, match=r"OptimizedModule was compiled by torch.compile.*model\._orig_mod"):
+            call(list(ROLES), progress=False)
+    with pytest.raises(RequestError, match=r"OptimizedModule was compiled.*_orig_mod"):
+        merge(torch.compile(model), list(ROLES), progress=False)
+    inside = get_peft_model(torch.compile(llama(tied=False)), LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(RequestError, match=r"'the base' was compiled.*before the adapters were put in"):
+        inside.merge_3h(["default", "other"], progress=False)
+    same(before, state(model))
+
+
+def test_compiling_in_place_sees_the_merged_adapter() -> None:
+    compiled, plain = (three_adapters(llama(tied=False)).eval() for _ in range(2))
+    compiled.compile(backend="eager")
+    with torch.no_grad():
+        compiled(TOKENS)
+    for model in (compiled, plain):
+        with quiet():
+            model.merge_3h(list(ROLES), method="tsv_merge", progress=False)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(TOKENS).logits, plain(TOKENS).logits)

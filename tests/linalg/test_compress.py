@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_merge3h.linalg.compress import balance, compress
+from hf_merge3h.linalg.compress import balance, balance_each, compress
 from hf_merge3h.linalg.low_rank import LowRank
 
 
@@ -56,4 +56,20 @@ def test_balance() -> None:
     assert balanced.rank == 2  # the zero column is gone
     torch.testing.assert_close(balanced.dense(), left @ right)
     torch.testing.assert_close(balanced.left.norm(dim=0), balanced.right.norm(dim=1))
-    assert balance(balanced) is balanced
+    again = balance(balanced)
+    assert torch.equal(again.left, balanced.left)
+    assert torch.equal(again.right, balanced.right)
+
+
+def test_balancing_a_batch_is_balancing_each() -> None:
+    draw = torch.Generator().manual_seed(0)
+    left, right = torch.randn(3, 2, 5, 4, generator=draw), torch.randn(3, 2, 4, 6, generator=draw)
+    left[1, :, :, 2] = 0  # adds nothing in both matrices of this stack,
+    left[2, 0, :, 1] = 0  # here in one
+    each = balance_each(LowRank(left, right))
+    assert [stack.rank for stack in each] == [4, 3, 4]
+    for stack, a, b in zip(each, left, right, strict=True):
+        alone = balance(LowRank(a, b))
+        assert torch.equal(stack.left, alone.left)
+        assert torch.equal(stack.right, alone.right)
+        torch.testing.assert_close(stack.dense(), a @ b)

@@ -60,14 +60,21 @@ def check_config(label: str, config: Any, *, loaded: bool) -> None:
 
 
 def check_peft_model(model: Any) -> None:
-    """Refuse what is no PeftModel, and one whose adapters are merged into its weights.
+    """Refuse what is no PeftModel, one that was compiled, and one whose adapters are merged into its weights.
 
     Raises:
         RequestError: with what was found instead, and what to do.
     """
     if not isinstance(model, PeftModel):
         raise bad("peft_model", type(model).__name__, "a PeftModel (PeftMixedModel is not supported)")
-    for name, layer in PeftTree.of(model.get_base_model()).layers:
+    tree = PeftTree.of(model.get_base_model())
+    for name, module in tree.modules.items():
+        if type(module).__name__ == "OptimizedModule":
+            raise RequestError(
+                f"peft_model: {name or 'the base'!r} was compiled by torch.compile before the adapters were put in, "
+                "which changes all names; put them into the model that was compiled (its _orig_mod)"
+            )
+    for name, layer in tree.layers:
         merged = getattr(layer, "merged_adapters", None)
         if merged:
             raise RequestError(
@@ -81,12 +88,13 @@ def check_finite(label: str, layers: list[tuple[str, nn.Module]], adapter: str) 
     problems = Problems(f"adapter {label!r} has entries that are not finite")
     for name, layer in layers:
         for key, tensor in named_tensors(layer):
-            if f".{adapter}." in f".{key}." and not _finite(tensor):
+            if f".{adapter}." in f".{key}." and not finite(tensor):
                 problems.add(f"{name}.{key}" if name else key)
     problems.raise_any()
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
+    """Whether all entries are finite (what has none, or is no floating-point tensor, counts as such)."""
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     # A finite sum has finite terms, and takes a third of the time: hundreds of small tensors are asked.

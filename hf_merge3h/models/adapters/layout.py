@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ...errors import Problems
-from ...linalg.compress import balance, compress
+from ...linalg.compress import compress
 from ...linalg.low_rank import LowRank
 from ..weights.quantised import is_quantised
 from .read import AdapterDeltas
@@ -230,10 +230,7 @@ def _changes(delta: LowRank | Tensor) -> bool:
 
 def _factors(delta: LowRank | Tensor) -> LowRank:
     """Factors of a matrix or a stack of matrices, exact: a dense one is decomposed at its numerical rank."""
-    if isinstance(delta, LowRank):
-        factors = balance(delta)
-    else:
-        factors, _ = compress(delta, None)
+    factors = delta if isinstance(delta, LowRank) else compress(delta, None)[0]
     return factors if factors.rank else _pad(factors, 1)
 
 

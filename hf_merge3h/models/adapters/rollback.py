@@ -10,23 +10,30 @@ from torch import nn
 
 
 @contextmanager
-def all_or_nothing(model: nn.Module) -> Iterator[None]:
+def all_or_nothing(model: nn.Module) -> Iterator[list[tuple[nn.Parameter, bool]]]:
     """Put the structure of a model back as it was if the block raises anything, Ctrl-C included.
 
     Kept are each module's attributes, the dicts, lists and sets among them, and which parameters require gradients:
     all that adding, deleting and activating adapters touches. Values of tensors are not kept: do not write them.
+
+    Yields:
+        Each parameter, and whether it required gradients.
     """
     containers: list[tuple[Any, Any]] = []
+    empty: list[Any] = []  # most are, and there are tens of thousands: no copy is made of these
     for module in list(model.modules()):
-        containers.append((module.__dict__, dict(module.__dict__)))
+        containers.append((module.__dict__, module.__dict__.copy()))
         for value in module.__dict__.values():
             if isinstance(value, (dict, list, set)):
-                containers.append((value, value.copy() if value else ()))  # most are empty, and there are many
+                if value:
+                    containers.append((value, value.copy()))
+                else:
+                    empty.append(value)
     gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        yield
+        yield gradients
     except BaseException:
-        for container, content in containers:
+        for container, content in (*containers, *((each, ()) for each in empty)):
             container.clear()
             if isinstance(container, list):
                 container.extend(content)

@@ -12,13 +12,13 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import Embedding, ParamWrapper
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
-from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from ...errors import RequestError, bad
 from ...linalg.low_rank import LowRank
 from ..lock import PATCHED_TORCH
-from .checks import check_peft_model
+from .attach import attach
+from .checks import check_peft_model, finite
 from .layout import Layout, lay_out, lora_layers, padded
 from .read import AdapterDeltas, widest
 from .rollback import all_or_nothing, restore_gradients
@@ -43,9 +43,9 @@ def write_adapter(
     Args:
         peft_model: a PeftModel of LoRA adapters.
         adapter_name: of the new adapter.
-        deltas: by the clean base model's parameter names, as the parameter is stored; a LowRank, or a dense tensor,
-            which is decomposed at its numerical rank (for a convolution's kernel also a LowRank of its flattened form
-            [out, in * k]).
+        deltas: by the clean base model's parameter names, as the parameter is stored; a LowRank, whose factors are
+            written as they are, or a dense tensor, which is decomposed at its numerical rank (for a convolution's
+            kernel also a LowRank of its flattened form [out, in * k]).
         sources: the adapters that were merged, for what their configs record.
         dtype: of the factors; None for the widest of the sources'.
         overwrite: replace an adapter of this name.
@@ -58,10 +58,9 @@ def write_adapter(
     layout = lay_out(tree, deltas, sources, getattr(peft_model, "classifier_module_names", None) or ())
     dtype = dtype or widest(source.dtype for source in sources)
     config = _config(peft_model, tree, layout, sources)
-    gradients = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
     with (
         PATCHED_TORCH,
-        all_or_nothing(peft_model),
+        all_or_nothing(peft_model) as gradients,
         torch.no_grad(),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
@@ -70,8 +69,7 @@ def write_adapter(
         warnings.simplefilter("ignore")
         if adapter_name in peft_model.peft_config:
             peft_model.delete_adapter(adapter_name)
-        with no_init_weights():  # every value is filled in below
-            peft_model.add_adapter(adapter_name, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+        attach(peft_model, adapter_name, config, tree, layout)
         _fill(PeftTree.of(peft_model.get_base_model()), adapter_name, layout, dtype)
         peft_model.set_adapter(adapter_name, inference_mode=True)
         restore_gradients(gradients)
@@ -187,7 +185,7 @@ def _fill(tree: PeftTree, adapter: str, layout: Layout, dtype: torch.dtype) -> N
             rows = layer.token_adapter.trainable_tokens_delta[adapter]
             rows.data = (rows.float() + layout.tokens[name][1].to(rows.device)).to(rows.dtype)
         for key, tensor in named_tensors(layer):
-            if f".{adapter}." in f".{key}." and not (tensor.is_meta or torch.isfinite(tensor).all()):
+            if f".{adapter}." in f".{key}." and not finite(tensor):
                 raise RequestError(f"the merged adapter's {name}.{key} does not fit into {dtype}; choose a wider dtype")
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from hf_merge3h.errors import RequestError
 from hf_merge3h.models.weights.checks import check_live
+from hf_merge3h.models.weights.module import LiveModule
 from hf_merge3h.models.weights.quantised import is_quantised
 from tests.models import tiny
 
@@ -85,9 +86,13 @@ def test_a_device_map_without_offloading_is_fine(tmp_path):
 
 
 def test_compiled_in_place_is_fine():
-    model = nn.Linear(2, 2)
+    """Its parameters are its own, and its code reads them at every call."""
+    model = nn.Linear(2, 2, bias=False)
     model.compile(backend="eager")
+    assert model(torch.zeros(1, 2)).tolist() == [[0.0, 0.0]]
     check_live(model, "base")
+    LiveModule(model).commit({"weight": torch.eye(2)})
+    assert model(torch.tensor([[3.0, 4.0]])).tolist() == [[3.0, 4.0]]
 
 
 def _packed(name, value):
