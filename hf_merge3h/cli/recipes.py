@@ -50,8 +50,9 @@ def merge(
 def plan(
     recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
 ) -> None:
-    """Show what a recipe would do: tensors, bytes, memory, seconds; reads no weights and writes nothing."""
-    from ..engine.recipes import plan_facts, plan_recipe, plan_text
+    """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing and writes nothing."""
+    from ..engine.forecast import plan_facts, plan_text
+    from ..engine.recipes import plan_recipe
     from ..recipes.read import read_recipe
 
     found = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed)

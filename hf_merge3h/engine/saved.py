@@ -82,6 +82,15 @@ def finish_saved(
     Returns:
         The manifest; None where the folder holds no weights of this kind (another process saves them, say).
     """
+    manifest = saved_manifest(folder, report, changed)
+    if manifest is None:
+        return None
+    report.saved_in = str(folder.absolute())
+    return finish(folder, manifest, card)
+
+
+def saved_manifest(folder: Path, report: MergeReport, changed: bool | None = False) -> Manifest | None:
+    """The manifest of a folder of saved weights, not written yet; see `finish_saved`."""
     patterns = _ADAPTER if report.is_adapter else _WEIGHTS
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
     specs = {
@@ -100,9 +109,7 @@ def finish_saved(
         "changed": changed,
         "hashes": hash_files(paths),
     }
-    manifest = Manifest(content_of(report, output), report.tensors)
-    report.saved_in = str(folder.absolute())
-    return finish(folder, manifest, card)
+    return Manifest(content_of(report, output), report.tensors)
 
 
 def fingerprint(model: nn.Module, adapter: str | None = None, state: Mapping[str, Tensor] | None = None) -> str | None:

@@ -35,11 +35,6 @@ def make_stream_plan(
         SourceError: a model that cannot be read.
     """
     where = resolve_device(device)
-    if recipe.out != "weights":
-        raise RequestError(
-            f"out={recipe.out!r}: only 'weights' can be streamed so far; merge adapters into an adapter with "
-            "peft_model.merge_3h(...)"
-        )
     stored = resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
     if seed is not None:
         recipe = dataclasses.replace(recipe, seed=seed)

@@ -136,10 +136,10 @@ class StreamPlan:
     @property
     def peak_memory(self) -> int:
         """About how much anonymous memory the largest step takes beyond the program itself."""
-        return max((_peak(step) for step in self.steps), default=0) + (1 << 27)
+        return max((peak(step) for step in self.steps), default=0) + (1 << 27)
 
 
-def _peak(step: Step) -> int:
+def peak(step: Step) -> int:
     """A step in parts holds a few chunks; a whole one its stack, what the method makes of it, base and result."""
     numbers = math.prod(step.spec.shape)
     if step.request is None or step.request.method.elementwise or step.request.method.parts is not None:

@@ -88,6 +88,28 @@ def resolve(
         return _download(where, given, kind)
 
 
+def describe(source: str, hub: HubOptions) -> ResolvedSource:
+    """Where a model's config lies; of a model on the Hub, only its small files are fetched, and no weights.
+
+    Raises:
+        SourceError: it does not exist, is not accessible, or has no config.json.
+    """
+    given = _text(source)
+    path = _existing(given)
+    if path is not None:
+        found = ResolvedSource("weights", path, None, given)
+    else:
+        repo, revision = _split(given, None)
+        options = {"token": hub.token, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
+        where = _Where(repo, revision, "", options)
+        with _one_line(where):
+            folder = _snapshot(where, revision, _CARDS)
+        found = ResolvedSource("weights", folder, folder.name, given, repo)
+    if not (found.folder / "config.json").is_file():
+        raise SourceError(f"source={show(given)}: has no config.json, which tells the model's structure")
+    return found
+
+
 def _text(source: object) -> str:
     if not isinstance(source, (str, os.PathLike)):
         raise bad("source", type(source).__name__, "a folder or a Hub id (owner/name or owner/name@revision)")

@@ -147,7 +147,7 @@ def _open_adapters(
     from .experts import AdaptedBase
     from .weights.names import NameMap
 
-    skeleton = _skeleton(found.folder, checkpoint.config, label)
+    skeleton = skeleton_of(found.folder, checkpoint.config, label)
     names = NameMap(skeleton)
     opened = []
     problems = Problems(f"{label}: its adapters cannot be applied", SourceError)
@@ -170,7 +170,7 @@ def _open_adapters(
     return tuple(opened)
 
 
-def _skeleton(folder: Path, config: Mapping[str, Any], label: str) -> Any:
+def skeleton_of(folder: Path, config: Mapping[str, Any], label: str) -> Any:
     """The model's structure without weights, by the class that its config names; code in the folder is never run."""
     import transformers
 

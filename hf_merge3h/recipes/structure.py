@@ -160,7 +160,8 @@ class _Reader:
             if indices.count(source.model) > 1:
                 page.say(source.path, "is a model that is listed twice; list it once, with its weight")
         sources = part.sources
-        if base is not None and base not in indices and (rules.base != "model" or rules.base_added):
+        counts = rules.base != "model" or (rules.base_added and part.path != ("adapters",))
+        if base is not None and base not in indices and counts:
             if part.length is None:
                 sources = (*sources, Source(base, part.path, implied=True))
             elif rules.base != "model":

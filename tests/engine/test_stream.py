@@ -275,8 +275,6 @@ def test_the_inputs_are_no_output(tiny_family: Any) -> None:
     for out in (folder / "base", folder):
         with pytest.raises(RequestError, match="out="):
             run(recipe(folder, "linear"), out, overwrite=True)
-    with pytest.raises(RequestError, match="out='adapter'"):
-        run(recipe(folder, "linear", out="adapter"), folder / "out")
 
 
 def test_progress_and_side_files(tiny_family: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType
 from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,6 +17,7 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ...errors import Problems, RequestError, SourceError, nearest, show
 from ..lock import PATCHED_TORCH
@@ -73,6 +74,17 @@ def load_adapter(folder: Path, skeleton: nn.Module, label: str) -> AdapterDeltas
     with PATCHED_TORCH:
         model = _load(config, state, skeleton, label)
     return collect(model, _NAME, label, _replaced(model, skeleton), PeftTree.of(skeleton).ties)
+
+
+def host_model(skeleton: nn.Module) -> PeftModel:
+    """A PeftModel over a copy without weights, into which `write_adapter` can write; its one adapter means nothing."""
+    linear = next((name for name, module in skeleton.named_modules() if isinstance(module, (nn.Linear, Conv1D))), None)
+    if linear is None:
+        raise RequestError(f"a {type(skeleton).__name__} has no linear layer that an adapter could be on")
+    config = LoraConfig(r=1, target_modules=[linear])
+    with PATCHED_TORCH, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        return PeftModel(meta_copy(skeleton), config, _NAME, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
 
 
 def read_config(folder: Path, label: str) -> PeftConfig:

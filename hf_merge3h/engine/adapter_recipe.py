@@ -1,0 +1,260 @@
+"""Recipes with `out: adapter`: adapters of one base, merged into an adapter as `peft_model.merge_3h` does it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import Problems, RequestError
+from ..manifest import NOT_RECORDED, Manifest
+from ..models.adapters.folder import host_model, load_adapter
+from ..models.adapters.read import AdapterDeltas
+from ..models.hub import ResolvedSource, describe, resolve
+from ..models.origin import origin_of
+from ..models.sources import LAYER_KEYS, skeleton_of
+from ..models.types import HubOptions, TensorSpec
+from ..models.weights.checkpoint import read_config
+from ..models.weights.headers import ADAPTER_WEIGHTS
+from ..models.weights.output import OutputFolder
+from ..recipes.types import Recipe, TensorJob
+from ..registry import get_method
+from .doors import merge_adapters
+from .finish import finish
+from .request import resolve_device, resolve_dtype
+from .saved import saved_manifest
+
+_NAME = "default"  # PEFT saves this adapter into the folder itself
+_MARGIN = 1 << 22  # bytes of config and manifest
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """A merge of adapters that can be carried out.
+
+    Attributes:
+        recipe: with the seed that counts.
+        base: where its config lies; no weights are read.
+        skeleton: the base's structure.
+        sources, adapters: one for each expert: what the recipe names, and its change.
+        job: one of the jobs, all of which say the same.
+        device, dtype: to compute on, and of the result (None: the widest of the adapters').
+    """
+
+    recipe: Recipe
+    base: ResolvedSource
+    skeleton: nn.Module
+    sources: Mapping[str, str]
+    adapters: tuple[AdapterDeltas, ...]
+    job: TensorJob
+    device: torch.device
+    dtype: torch.dtype | None
+    hub: HubOptions
+
+    @property
+    def bytes_read(self) -> int:
+        """Of the adapters' files."""
+        return sum(size for adapter in self.adapters for _, size, _ in adapter.origin.files)
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """What is changed: the parameters of the base."""
+        return {name: spec for adapter in self.adapters for name, spec in adapter.specs().items()}
+
+
+def plan_adapters(
+    recipe: Recipe, *, hub: HubOptions, device: str | torch.device = "auto", dtype: str | None = None
+) -> AdapterPlan:
+    """Open the adapters of a recipe, and check that one adapter can hold their merge; no weights of the base are read.
+
+    Raises:
+        RequestError: experts that are no adapters, settings that differ from tensor to tensor, methods of weights.
+        SourceError: what cannot be read.
+    """
+    where, stored = resolve_device(device), resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
+    base, names = _experts(recipe)
+    found = describe(base, hub)
+    config = read_config(found.folder, base)
+    skeleton = skeleton_of(found.folder, config, base)
+    problems = Problems(f"{recipe.label}: these adapters cannot be merged into an adapter")
+    opened: dict[int, AdapterDeltas] = {}
+    for index, name in names.items():
+        try:
+            opened[index] = _open(name, skeleton, hub)
+        except RequestError as problem:
+            problems.add(str(problem))
+    problems.raise_any()
+    shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
+    job = _one_setting(recipe, shapes, _layers(config), opened, problems)
+    for adapter in opened.values():
+        needy = [name for name in adapter.specs() if adapter.needs_base(name)]
+        if needy:
+            problems.add(
+                f"{adapter.label}: its change of {needy[0]!r} depends on the base's weights (DoRA, modules_to_save): "
+                "load the base and use peft_model.merge_3h"
+            )
+    problems.raise_any()
+    roles = {recipe.models[index].role: names[index] for index, _ in job.inputs}
+    adapters = tuple(opened[index] for index, _ in job.inputs)
+    plan = AdapterPlan(recipe, found, skeleton, roles, adapters, job, where, stored, hub)
+    _check_method(plan)
+    return plan
+
+
+def merge_adapter_plan(
+    plan: AdapterPlan, out: Path, *, diagnostics: bool = True, overwrite: bool = False, progress: bool = True
+) -> Manifest:
+    """Carry out a plan into a folder that `PeftModel.from_pretrained` loads; it appears whole or not at all."""
+    output = OutputFolder(out, overwrite=overwrite)
+    output.check()
+    output.check_space(len(plan.adapters) * plan.bytes_read + _MARGIN)
+    host = host_model(plan.skeleton)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the manifest has them
+        merge_adapters(
+            host, plan.sources, method=plan.job.method, weights=list(plan.job.weights), adapter_name=_NAME, rank=None,
+            seed=plan.recipe.seed, device=plan.device, dtype=plan.dtype, progress=progress, overwrite=False,
+            hub=plan.hub, parameters=plan.job.parameters,
+        )  # fmt: skip
+        report = vars(host).pop("merge_report")  # saving is not to write the manifest of a live merge
+        base = origin_of(plan.base, [], plan.hub, read_config(plan.base.folder, plan.base.given))
+        report.base_origin = base.facts()
+        with output as folder:
+            host.save_pretrained(str(folder), selected_adapters=[_NAME], save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+            live = saved_manifest(folder, report)
+            assert live is not None
+            return finish(folder, _manifest(plan, live, diagnostics))
+
+
+def _manifest(plan: AdapterPlan, live: Manifest, diagnostics: bool) -> Manifest:
+    recipe = plan.recipe
+    content = {
+        **live.content,
+        "made_by": "recipe",
+        "recipe": {**live.content["recipe"], "given": recipe.given, "label": recipe.label},
+        "warnings": [*recipe.warnings, *live.content["warnings"]],
+    }
+    if not diagnostics:
+        content["diagnostics"] = NOT_RECORDED
+        content["output"] = {**content["output"], "hashes": NOT_RECORDED}
+        content["models"] = [
+            {
+                **model,
+                "hashes": NOT_RECORDED,
+                "adapters": [{**each, "hashes": NOT_RECORDED} for each in model["adapters"]],
+            }
+            for model in content["models"]
+        ]
+    return Manifest(content, live.tensors)
+
+
+def _experts(recipe: Recipe) -> tuple[str, dict[int, str]]:
+    """The base, and each expert's adapter by the model's index."""
+    problems = Problems(f"{recipe.label}: out: adapter needs experts that are adapters of one base")
+    experts = {index: each for index, each in enumerate(recipe.models) if index != recipe.base and each.role}
+    bases = {each.source for index, each in enumerate(recipe.models) if index in experts or index == recipe.base}
+    if len(bases) > 1:
+        problems.add(f"these are several bases: {', '.join(sorted(bases))}")
+    for each in experts.values():
+        if len(each.adapters) != 1:
+            problems.add(f"{each.given or each.source}: expected one adapter: base+adapter, or the recipe's `adapters`")
+    if recipe.tokenizer is not None or recipe.chat_template is not None:
+        problems.add("an adapter has neither tokenizer nor chat template; leave them out")
+    problems.raise_any()
+    return next(iter(bases)), {index: each.adapters[0] for index, each in experts.items()}
+
+
+def _open(name: str, skeleton: nn.Module, hub: HubOptions) -> AdapterDeltas:
+    found = resolve(
+        name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
+    )
+    adapter = load_adapter(found.folder, skeleton, name)
+    adapter.origin = origin_of(found, [found.folder / ADAPTER_WEIGHTS], hub)
+    return adapter
+
+
+def _layers(config: Mapping[str, Any]) -> int | None:
+    text = config.get("text_config")
+    found = [part.get(key) for part in (config, text if isinstance(text, dict) else {}) for key in LAYER_KEYS]
+    return next((each for each in found if isinstance(each, int)), None)
+
+
+def _one_setting(
+    recipe: Recipe,
+    shapes: Mapping[str, tuple[int, ...]],
+    layers: int | None,
+    opened: Mapping[int, AdapterDeltas],
+    problems: Problems,
+) -> TensorJob:
+    """The job of a tensor that adapters change; those of all of them have to say the same."""
+    changed = {name for adapter in opened.values() for name in adapter.specs()}
+    jobs = recipe.jobs([shapes] * len(recipe.models), [layers] * len(recipe.models))
+    ours = [job for job in jobs if job.name in changed]
+    settings: dict[str, TensorJob] = {}
+    for job in ours:
+        if any(name != job.name for _, name in job.inputs):
+            raise RequestError(
+                f"{recipe.label}: out: adapter keeps the base's layers: no slices, but models or adapters"
+            )
+        indices = tuple(index for index, _ in job.inputs)
+        settings.setdefault(repr((job.method, indices, job.weights, sorted(job.parameters.items()))), job)
+    if len(settings) > 1:
+        one, two = list(settings.values())[:2]
+        problems.add(
+            f"settings differ between {one.name!r} and {two.name!r} (a gradient or a filter), and adapters are merged "
+            "by one; give plain values, or merge into weights"
+        )
+    if not settings:
+        problems.add("they change no parameter of this base")
+        problems.raise_any()
+    job = next(iter(settings.values()))
+    if {index for index, _ in job.inputs} != set(opened):
+        problems.add(f"{job.method} merges the base as one of the models: list the experts under `adapters`")
+    problems.raise_any()
+    return job
+
+
+def _check_method(plan: AdapterPlan) -> None:
+    method = get_method(plan.job.method)
+    parameters = method.bind(plan.job.parameters, len(plan.adapters))
+    weights = method.bind_weights(plan.job.weights, len(plan.adapters))
+    if "base" in method.needs or not method.takes_deltas(parameters, weights):
+        raise RequestError(
+            f"{plan.recipe.label}: merge_method {method.name} needs whole weights, and adapters are task vectors; "
+            "leave `out: adapter` out, or take another method"
+        )
+
+
+def adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
+    """What would happen, as plain data; see `recipes.plan_facts`."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for spec in plan.specs.values():
+        entry = groups.setdefault((spec.shape,), {"tensors": 0})
+        entry.update(method=plan.job.method, shape=list(spec.shape), experts=len(plan.adapters))
+        entry["tensors"] += 1
+    largest = max((_numbers(spec.shape) for spec in plan.specs.values()), default=0)
+    return {
+        "recipe": plan.recipe.label,
+        "kind": "adapter",
+        "models": [adapter.label for adapter in plan.adapters],
+        "groups": list(groups.values()),
+        "tensors": len(plan.specs),
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_read,
+        "peak_memory": 2 * plan.bytes_read + 4 * largest * (len(plan.adapters) + 2),
+        "warnings": list(plan.recipe.warnings),
+        "device": str(plan.device),
+    }
+
+
+def _numbers(shape: Sequence[int]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count

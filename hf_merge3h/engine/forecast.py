@@ -1,0 +1,110 @@
+"""What a plan would do, told before it is done: tensors, bytes, memory, seconds."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from ..models.weights.writer import nbytes
+from .adapter_recipe import AdapterPlan, adapter_facts
+from .stream_plan import Step, StreamPlan, peak
+
+#: Guesses at how fast one core walks through inputs, bytes of float32 a second: entry by entry; in parts, with a look
+#: ahead; whole. Decompositions count their operations too. Only `seconds` needs them.
+_ENTRYWISE, _PARTS, _WHOLE, _OPERATIONS = 1.2e9, 4e8, 1.5e8, 2e10
+_SVD = 20  # operations of a decomposition, times m n min(m, n)
+
+
+def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
+    """What would happen, as plain data."""
+    if isinstance(plan, AdapterPlan):
+        return adapter_facts(plan)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for step in plan.steps:
+        key = (step.job.method, step.spec.shape, str(step.spec.dtype), len(step.inputs))
+        entry = groups.setdefault(
+            key,
+            {
+                "method": step.job.method,
+                "shape": list(step.spec.shape),
+                "dtype": str(step.spec.dtype).removeprefix("torch."),
+                "experts": len(step.inputs),
+                "tensors": 0,
+                "bytes_read": 0,
+                "bytes_written": 0,
+                "peak_memory": peak(step),
+                "seconds": 0.0,
+            },
+        )
+        entry["tensors"] += 1
+        entry["bytes_read"] += step.bytes_read
+        entry["bytes_written"] += nbytes(step.spec)
+        entry["seconds"] += _seconds(step)
+    for entry in groups.values():
+        entry["seconds"] = round(entry["seconds"], 2)
+    return {
+        "recipe": plan.recipe.label,
+        "kind": "weights",
+        "models": [model.label for model in plan.models],
+        "groups": list(groups.values()),
+        "tensors": len(plan.specs),
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "peak_memory": plan.peak_memory,
+        "seconds": round(sum(map(_seconds, plan.steps)), 1),
+        "warnings": list(plan.recipe.warnings),
+        "device": str(plan.device),
+        "layers": plan.layers if plan.layers is not None else plan.main.layers,
+        "vocabulary": None if plan.vocabulary is None else plan.vocabulary.rows,
+    }
+
+
+def _seconds(step: Step) -> float:
+    """A guess, on all cores of this machine."""
+    cores, numbers = os.cpu_count() or 1, math.prod(step.spec.shape)
+    walked = 4.0 * numbers * (len(step.inputs) + 2)
+    if step.request is None or step.request.method.elementwise:
+        return walked / (_ENTRYWISE * cores)
+    if step.group is not None and step.group.spectral:
+        operations = _SVD * len(step.inputs) * numbers * min(step.spec.shape[-2:])
+        return walked / (_WHOLE * cores) + operations / (_OPERATIONS * cores)
+    return walked / ((_WHOLE if step.request.method.parts is None else _PARTS) * cores)
+
+
+def plan_text(plan: StreamPlan | AdapterPlan) -> str:
+    """The same, to be read."""
+    facts = plan_facts(plan)
+    lines = [f"{facts['recipe']}: {len(facts['models'])} models -> {facts['tensors']} tensors ({facts['kind']})"]
+    lines += [f"  {label}" for label in facts["models"]]
+    for group in facts["groups"]:
+        shape = " x ".join(map(str, group["shape"])) or "scalar"
+        line = f"  {group['method']}: {group['tensors']} tensors of {shape}, {group['experts']} experts"
+        if "bytes_read" in group:
+            line += (
+                f"; {size(group['bytes_read'])} read, {size(group['bytes_written'])} written ({group['dtype']}), "
+                f"{size(group['peak_memory'])} of memory, some {group['seconds']:g} s"
+            )
+        lines.append(line)
+    total = f"reads {size(facts['bytes_read'])}, writes about {size(facts['bytes_written'])}, takes about "
+    total += f"{size(facts['peak_memory'])} of memory"
+    if "seconds" in facts:
+        total += f" and some {facts['seconds']:g} s"
+    lines.append(f"{total}, on {facts['device']}")
+    if facts.get("vocabulary"):
+        lines.append(f"the output's vocabulary has {facts['vocabulary']:,} rows")
+    lines += [f"warning: {warning}" for warning in facts["warnings"]]
+    return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them.
+
+    >>> size(12), size(3_400_000)
+    ('12 B', '3.4 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,146 @@
+"""`out: adapter`: adapters merged by a recipe are what `peft_model.merge_3h` makes, and PEFT loads them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import hf_merge3h
+from hf_merge3h import RequestError
+from hf_merge3h.cli import app
+from hf_merge3h.engine.saved import as_recipe
+from hf_merge3h.manifest import load_manifest, schema
+from tests.engine.models import ROLES, llama, peft_model, quiet
+from tests.engine.recipes import save
+from tests.test_manifest import conforms
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("adapters")
+    base = llama()
+    save(base, folder / "base")
+    for seed, role in enumerate(ROLES):
+        model = peft_model(base, {role: {"r": 2 + seed}}, seed=seed)
+        model.save_pretrained(folder, selected_adapters=[role])
+    (folder / "honesty" / "README.md").write_text("---\nlicense: mit\n---\n")
+    return folder, base
+
+
+def text(folder: Path, method: str, more: str = "") -> str:
+    adapters = "\n".join(f"  {role}: {folder / role}" for role in ROLES)
+    return f"merge_method: {method}\nbase_model: {folder / 'base'}\nout: adapter\nadapters:\n{adapters}\n{more}"
+
+
+def loaded(folder: Path, base: Any) -> Any:
+    with quiet():
+        return PeftModel.from_pretrained(copy.deepcopy(base), folder)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "linear", "r_tsvm", "knots_ties", "iso_c"])
+def test_it_is_what_peft_models_get(method: str, place: Any, tmp_path: Path) -> None:
+    folder, base = place
+    (tmp_path / "r.yaml").write_text(text(folder, method, "seed: 5\n"))
+    manifest = hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
+    live = loaded(folder / ROLES[0], base)
+    resolved = manifest.content["recipe"]["resolved"][0]
+    with quiet():
+        live.merge_3h(
+            {role: str(folder / role) for role in ROLES}, method=method, adapter_name="balanced", seed=5,
+            weights=dict(zip(resolved["roles"], resolved["weights"], strict=True)), progress=False,
+            **resolved["parameters"],
+        )  # fmt: skip
+    live.save_pretrained(tmp_path / "live", selected_adapters=["balanced"])
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "live/balanced"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ids = torch.arange(8).unsqueeze(0)
+    live.set_adapter("balanced")
+    assert torch.allclose(loaded(tmp_path / "out", base)(ids).logits, live(ids).logits, atol=1e-5)
+
+
+def test_its_folder_and_manifest(place: Any, tmp_path: Path) -> None:
+    folder, _ = place
+    (tmp_path / "r.yaml").write_text(text(folder, "tsv_merge"))
+    done = CliRunner().invoke(app, ["merge", str(tmp_path / "r.yaml"), str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0
+    content = load_manifest(tmp_path / "out").content
+    assert json.loads(done.stdout) == content
+    assert conforms(content, schema(), schema())
+    assert (content["kind"], content["made_by"], content["recipe"]["label"]) == ("adapter", "recipe", "r.yaml")
+    assert content["recipe"]["given"]["out"] == "adapter"
+    honest = next(each for each in content["models"] if each["role"] == "honesty")
+    assert honest["adapters"][0]["card"]["license"] == "mit"
+    assert honest["adapters"][0]["hashes"]["adapter_model.safetensors"]
+    assert content["models"][0]["source"] == str(folder / "base")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors", "merge3h.json",
+    }  # fmt: skip
+    assert not any("base_layer" in name for name in load_file(tmp_path / "out" / "adapter_model.safetensors"))
+    bare = hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "bare", diagnostics=False, progress=False).content
+    assert bare["diagnostics"] == bare["output"]["hashes"] == "not recorded"
+    assert conforms(bare, schema(), schema())
+
+
+def test_a_live_merge_can_be_repeated_by_its_manifest(place: Any, tmp_path: Path) -> None:
+    folder, base = place
+    live = loaded(folder / ROLES[0], base)
+    with quiet():
+        live.merge_3h({role: str(folder / role) for role in ROLES}, method="dare_ties", seed=3, progress=False)
+    live.save_pretrained(tmp_path / "live", selected_adapters=["merged"])
+    made = as_recipe(live.merge_report)
+    made["base_model"] = str(folder / "base")
+    hf_merge3h.merge_recipe(made, tmp_path / "again", progress=False)
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("again", "live/merged"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_base_may_have_no_weights_here(place: Any, tmp_path: Path) -> None:
+    folder, _ = place
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_bytes((folder / "base" / "config.json").read_bytes())
+    made = text(folder, "task_arithmetic").replace(str(folder / "base"), str(tmp_path / "base"))
+    (tmp_path / "r.yaml").write_text(made)
+    assert hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False).content["output"]["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (("adapters:", "parameters: {density: [0.1, 0.9]}\nadapters:"), "a gradient or a filter"),
+        (("merge_method: ties", "merge_method: slerp\nparameters: {t: 0.5}"), "takes|needs|cannot"),
+        (("merge_method: ties", "merge_method: linear\nparameters: {normalize: false}"), "needs whole weights"),
+        (("out: adapter", "out: adapter\nchat_template: chatml"), "neither tokenizer nor chat template"),
+        (("/honesty", "/base"), "no adapter_config.json"),
+    ],
+)
+def test_what_no_adapter_can_hold(change: tuple[str, str], error: str, place: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text(place[0], "ties").replace(*change))
+    with pytest.raises(RequestError, match=error):
+        hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_models_are_no_adapters(place: Any, tmp_path: Path) -> None:
+    folder, base = place
+    save(base, tmp_path / "whole")
+    made = f"merge_method: ties\nbase_model: {folder / 'base'}\nout: adapter\nmodels: [{tmp_path / 'whole'}]"
+    (tmp_path / "r.yaml").write_text(made)
+    with pytest.raises(RequestError, match="expected one adapter"):
+        hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
+
+
+def test_plan(place: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text(place[0], "r_tsvm"))
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml")])
+    assert (shown.exit_code, "14 tensors (adapter)" in shown.stdout) == (0, True), shown.stdout
+    facts = json.loads(CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--json"]).stdout)
+    assert facts["bytes_read"] == sum((place[0] / role / "adapter_model.safetensors").stat().st_size for role in ROLES)
