@@ -63,11 +63,14 @@ def init(
     models: Annotated[list[str], typer.Argument(help="Folders or Hub ids of the experts.", show_default=False)],
     base: Annotated[str | None, typer.Option(help="The model that they were trained from.")] = None,
     method: Annotated[str, typer.Option(help="The merging method.")] = "r_tsvm",
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="The experts are PEFT adapters of the base; an adapter comes out.")
+    ] = False,
 ) -> None:
     """Write a commented recipe for these models to standard output."""
     from ..recipes.init import commented_recipe
 
-    typer.echo(commented_recipe(models, base=base, method=method), nl=False)
+    typer.echo(commented_recipe(models, base=base, method=method, adapters=adapters), nl=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -13,13 +13,16 @@ from .mergekit import PASSTHROUGH, Rules, rules_of
 _WIDTH = 100
 
 
-def commented_recipe(models: Sequence[str] | Mapping[str, str], base: str | None, method: str) -> str:
+def commented_recipe(
+    models: Sequence[str] | Mapping[str, str], base: str | None, method: str, *, adapters: bool = False
+) -> str:
     """YAML for these models: every parameter of the method is in it, the optional ones as comments.
 
     Args:
         models: the experts, or a mapping of roles to them.
         base: what their task vectors are measured from; None for methods that need none.
         method: name of the method.
+        adapters: the experts are PEFT adapters on the base, and an adapter comes out.
 
     Raises:
         RequestError: no models, no such method, or a method that needs a base and gets none.
@@ -34,6 +37,10 @@ def commented_recipe(models: Sequence[str] | Mapping[str, str], base: str | None
     rules = rules_of(method)
     if rules.base in ("origin", "first") and base is None:
         raise bad("base", base, f"a folder or Hub id, for {rules.name} needs a base model")
+    if adapters and base is None:
+        raise bad("base", base, "a folder or Hub id: adapters are merged on their base")
+    if adapters and (rules.method is None or rules.base == "first"):
+        raise bad("method", method, "a method of task vectors: adapters are merged by one")
     lines = [*_heading(rules), f"merge_method: {rules.name}", ""]
     if base is not None:
         lines += [
@@ -41,11 +48,11 @@ def commented_recipe(models: Sequence[str] | Mapping[str, str], base: str | None
             f"base_model: {_text(base)}",
         ]
         lines.append("")
-    lines += _models(rules, names)
+    lines += _adapters(rules, names) if adapters else _models(rules, names)
     if isinstance(models, Mapping):
         roles = [f"  {_text(role)}: {_text(name)}" for role, name in models.items()]
         lines += ["", "# What each expert stands for, in reports and cards.", "roles:", *roles]
-    return "\n".join([*lines, "", *_shared(rules), *_tail(rules)]) + "\n"
+    return "\n".join([*lines, "", *_shared(rules), *_tail(rules, adapters)]) + "\n"
 
 
 def _heading(rules: Rules) -> list[str]:
@@ -78,6 +85,11 @@ def _models(rules: Rules, names: Sequence[str]) -> list[str]:
     return lines
 
 
+def _adapters(rules: Rules, names: Sequence[str]) -> list[str]:
+    entries = [line.replace("  - model: ", "  - adapter: ", 1) for line in _models(rules, names)[2:]]
+    return ["# PEFT adapters of the base: folders or Hub ids.", "adapters:", *entries]
+
+
 def _shared(rules: Rules) -> list[str]:
     """The recipe's parameters, with what each means; those without a default are no comments."""
     if rules.method is None:
@@ -98,7 +110,10 @@ def _shared(rules: Rules) -> list[str]:
     return [*head, "# parameters:" if empty else "parameters:", *described, ""]
 
 
-def _tail(rules: Rules) -> list[str]:
+def _tail(rules: Rules, adapters: bool) -> list[str]:
+    if adapters:
+        lines = ["# leave this out to merge into whole weights", "out: adapter"]
+        return [*lines, *(["seed: 0"] if rules.method is not None and rules.method.random else [])]
     lines = ["# dtype: bfloat16            # of the output; left out, each tensor keeps its own"]
     lines.append("# tokenizer_source: base     # whose tokenizer the output gets: base, or one of the models")
     if rules.method is not None and rules.method.random:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..schema import Parameter
 from . import keys
+from .chat import AUTO, NAMES
 from .mergekit import MERGEKIT_NAMES, Rules, method_names, rules_of
 
 SCHEMA = Path(__file__).with_name("recipe.schema.json")
@@ -48,7 +49,10 @@ def _top(rules: list[Rules]) -> dict[str, Any]:
         "out_dtype": {"enum": [*keys.DTYPES, None], "description": "Of storing."},
         "tokenizer_source": {**_ref("model"), "description": "base, union, or a model: whose tokenizer it is."},
         "tokenizer": _ref("tokenizer"),
-        "chat_template": {"type": ["string", "null"]},
+        "chat_template": {
+            "anyOf": [{"enum": [*NAMES, AUTO, None]}, {"type": "string"}],
+            "description": "The output's: by name, `auto` for the most common one of the models, or a Jinja template.",
+        },
         "adapters": {
             "description": "PEFT adapters on base_model, each an expert; a list, or a mapping of roles.",
             "anyOf": [_list("adapter"), {"type": "object", "additionalProperties": _ref("adapter")}],
@@ -60,7 +64,11 @@ def _top(rules: list[Rules]) -> dict[str, Any]:
             "additionalProperties": {"type": "string"},
         },
         "seed": {"type": "integer", "default": 0, "description": "Of random masks."},
-        "out": {"enum": ["weights", "adapter"], "default": "weights"},
+        "out": {
+            "enum": ["weights", "adapter"],
+            "default": "weights",
+            "description": "What comes out: whole weights, or, where all experts are adapters, an adapter.",
+        },
     }
     assert tuple(sorted(properties)) == tuple(sorted(keys.TOP))
     return properties

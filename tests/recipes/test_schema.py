@@ -69,3 +69,17 @@ def test_init_takes_roles_and_odd_paths():
 def test_init_refuses(models, base, message):
     with pytest.raises(RequestError, match=message):
         commented_recipe(models, base, "ties")
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if rules_of(name).base in ("origin", "maybe")])
+def test_init_writes_recipes_of_adapters(method):
+    low, high = rules_of(method).method.experts
+    names = [f"lora{n}" for n in range(max(low, min(2, high or 2)))]
+    text = commented_recipe(names, base="base", method=method, adapters=True)
+    recipe = read_recipe(text)
+    assert recipe.out == "adapter"
+    assert [each.adapters for each in recipe.models if each.adapters] == [(name,) for name in names]
+    with pytest.raises(RequestError, match="adapters are merged on their base"):
+        commented_recipe(names, base=None, method="linear", adapters=True)
+    with pytest.raises(RequestError, match="a method of task vectors"):
+        commented_recipe(names, base="base", method="slerp", adapters=True)
