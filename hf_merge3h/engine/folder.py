@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from ..errors import SourceError
 from ..models.sources import LAYER_KEYS, TOKENIZER_FILES, SourceModel
+from ..models.weights.headers import read_json
 from ..recipes.chat import AUTO, chat_template
 from .stream_plan import StreamPlan
 
 _TEMPLATE = "chat_template.jinja"
-_GENERATION = "generation_config.json"
+_GENERATION, _TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 #: The tokenizer once more, in files that do not hold what tokenizer.json was given.
 _OTHER_FORMS = (
     "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model",
@@ -31,18 +33,38 @@ def write_side_files(plan: StreamPlan, folder: Path) -> None:
     config = make_config(plan)
     if config:
         _save(folder / "config.json", config)
-    for path in plan.main.side_files((_GENERATION,)):
-        _save(folder / path.name, _with_token_ids(plan, json.loads(path.read_text(encoding="utf-8")), _GENERATION))
+    generation = _generation(plan)
+    if generation is not None:
+        _save(folder / _GENERATION, generation)
     _write_tokenizer(plan, folder)
     template = _template(plan)
     if template is not None:
         (folder / _TEMPLATE).write_text(template, encoding="utf-8")
-        _without_template(folder / "tokenizer_config.json")
+        _without_template(folder / _TOKENIZER_CONFIG)
 
 
 def check_side_files(plan: StreamPlan) -> None:
-    """Raise a RequestError where the recipe wants a chat template that cannot be had."""
+    """Raise a RequestError where what is written beside the weights cannot be had: before the work, not after it."""
     _template(plan)
+    make_config(plan)
+    _generation(plan)
+    for path in tokenizer_model(plan).side_files((_TOKENIZER_CONFIG,)):
+        _object(path, tokenizer_model(plan))
+
+
+def _generation(plan: StreamPlan) -> dict[str, Any] | None:
+    """The main model's generation config, with the output's numbers of special tokens."""
+    for path in plan.main.side_files((_GENERATION,)):
+        return _with_token_ids(plan, _object(path, plan.main), _GENERATION)
+    return None
+
+
+def _object(path: Path, model: SourceModel) -> dict[str, Any]:
+    """A file's JSON object."""
+    content = read_json(path, model.label)
+    if not isinstance(content, dict):
+        raise SourceError(f"{model.label}: {path} holds no JSON object")
+    return content
 
 
 def _template(plan: StreamPlan) -> str | None:
@@ -61,12 +83,10 @@ def _template(plan: StreamPlan) -> str | None:
 
 def _own(model: SourceModel) -> str | None:
     """A model's chat template, from the file of its own or from the tokenizer's config."""
-    for path in model.side_files((_TEMPLATE, "tokenizer_config.json")):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    for path in model.side_files((_TEMPLATE, _TOKENIZER_CONFIG)):
         if path.name == _TEMPLATE:
-            return text
-        content = json.loads(text)
-        template = content.get("chat_template") if isinstance(content, dict) else None
+            return path.read_text(encoding="utf-8", errors="replace")
+        template = _object(path, model).get("chat_template")
         if isinstance(template, str):
             return template
     return None
@@ -85,7 +105,7 @@ def _write_tokenizer(plan: StreamPlan, folder: Path) -> None:
     if made and plan.vocabulary is not None:
         tokens = plan.vocabulary.tokens
         _save(folder / "tokenizer.json", tokens.content)
-        path = folder / "tokenizer_config.json"
+        path = folder / _TOKENIZER_CONFIG
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if isinstance(known.get("added_tokens_decoder"), dict):
             entries = {
@@ -120,7 +140,7 @@ def _with_token_ids(plan: StreamPlan, config: dict[str, Any], file: str) -> dict
     if source is plan.main:
         return config
     paths = source.side_files((file,))
-    theirs = json.loads(paths[0].read_text(encoding="utf-8")) if paths else {}
+    theirs = _object(paths[0], source) if paths else {}
     return {**config, **{key: theirs[key] for key in _TOKEN_IDS if key in theirs}}
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import OutputError, bad
+from ...errors import MergeError, OutputError, bad
 
 try:
     import fcntl
@@ -95,6 +95,10 @@ class OutputFolder:
         try:
             if kind is None:
                 self._commit(self.folder)
+            elif isinstance(value, OSError) and not isinstance(value, MergeError):
+                raise self._error(value) from None
+        except MergeError:
+            raise
         except OSError as problem:
             raise self._error(problem) from None
         finally:
