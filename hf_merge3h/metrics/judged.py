@@ -100,9 +100,8 @@ def _questions(references: list[Any]) -> tuple[list[str], list[str] | None]:
 
 
 def _item(verdict: Any, field: str) -> dict[str, Any]:
-    names = ("label", "harmful", "refusal", "hallucinated", "score", "raw", "parsed")
-    said = {name: getattr(verdict, name, None) for name in names}
-    value = said[field] if said["parsed"] is not False else None
+    said = verdict.to_dict() if hasattr(verdict, "to_dict") else dict(vars(verdict))
+    value = said.get(field) if said.get("parsed") is not False else None
     if value is not None and not isinstance(value, bool):
         raise MergeError(f"the judge's verdict says {field}={value!r}: expected True, False or None")
     return {field: value, "verdict": said}

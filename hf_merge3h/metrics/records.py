@@ -80,6 +80,34 @@ class Metric:
         told = {**self.summarise(items, **_taken(self.summarise, options)), "n": len(items)}
         return {**told, "items": items} if return_items else told
 
+    def facts(self) -> dict[str, Any]:
+        """All that a user may want to know, as data that JSON can hold."""
+        plain = ("name", "title", "about", "predictions", "references", "paper")
+        return {name: getattr(self, name) for name in plain} | {
+            "options": {name: repr(value) for name, value in self.options.items()},
+            "returns": {"n": "number of predictions", **self.returns},
+            "items": dict(self.items),
+            "better_when_lower": sorted(self.lower),
+        }
+
+    def text(self) -> str:
+        """The same as a page for a terminal."""
+        options = {name: f"default {value!r}" for name, value in self.options.items()}
+        parts = {
+            "options": {"return_items": "also give `items`, one dict a prediction; default False", **options},
+            "returns": {"n": "number of predictions", **self.returns},
+            "items": self.items,
+        }
+        lines = [f"{self.name}: {self.about}", f"{self.paper}", ""]
+        lines += [f"predictions: {self.predictions}", f"references: {self.references}"]
+        for part, entries in parts.items():
+            lines += ["", f"{part}:"]
+            for name, meaning in entries.items():
+                better = " (better when lower)" if name in self.lower else ""
+                lines.append(f"  {name}{f': {meaning}' if meaning else ''}{better}")
+        lines += ["", f'evaluate.load("hf_merge3h/{self.name}").compute(predictions=..., references=...)']
+        return "\n".join(lines)
+
     def _function(self, kind: str) -> Callable[..., Any]:
         home = importlib.import_module(f"{__package__}.{self.home}")
         function: Callable[..., Any] = getattr(home, kind + self.suffix)
