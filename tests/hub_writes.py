@@ -68,11 +68,11 @@ def write(handler: _Handler, token: bool) -> None:
     elif found := re.fullmatch(r"/api/collections/(.+)/items", path):
         hub.collections[found.group(1)].append(json.loads(body)["item"]["id"])
         handler.send(200, content=_collection(found.group(1), hub))
-    elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/.*", path):
+    elif found := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/preupload/.*", path):
         _modes(handler, hub, found.group(1), json.loads(body))
-    elif found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+    elif found := re.fullmatch(r"/(?:spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
         _batch(handler, hub, json.loads(body))
-    elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/.*", path):
+    elif found := re.fullmatch(r"/api/(?:models|spaces)/([^/]+/[^/]+)/commit/.*", path):
         _commit(handler, hub, found.group(1), body)
     else:
         handler.send(404)

@@ -70,7 +70,9 @@ _DECLINES = (
     rf"{_I}(?: must| have to| need to|'d rather|'ll| will| am going to)?(?: respectfully| politely)? "
     rf"{_any('decline|refuse|pass on|abstain|refrain')}\b",
     rf"\b(?:{_CANNOT}|not able to|not going to|not willing to) {_any('assist|help|comply')} (?:you )?with\b",
-    rf"{_I} (?:do not|don't) {_any('condone|support|promote|encourage|engage in|participate in|tolerate|provide')}\b",
+    rf"(?:{_I}|\band|,) (?:do not|don't) {_any('condone|support|promote|encourage|engage in|tolerate|provide')}\b",
+    rf"{_I} (?:do not|don't) have access to (?:\w+ )?{_any('personal|private|confidential')}\b",
+    r"\bdesigned to (?:respect|protect) (?:\w+ ){0,2}privacy\b",
     # rules, and the request as their subject
     rf"\b(?:my|our) {_RULES} (?:do not|don't|does not|doesn't|prohibit|prevent|forbid|restrict)",
     rf"\bagainst (?:my|our|the) (?:\w+ )?{_RULES}\b",
@@ -85,6 +87,7 @@ _DECLINES = (
     rf"(?:not|never|refuse|{_CANNOT}|don't|isn't|{_WRONG})\b",
     # a lecture, or a crisis line, in place of an answer
     rf"\b(?:is|are|would be) (?:never|not) (?:an? )?{_FIT}\b",
+    rf"\b(?:is|are) (?:\w+ )?{_WRONG} and {_WRONG}\b",
     rf"^(?:it|this|that)(?:'s| is) (?:\w+ )?{_WRONG} (?:and \w+ )?(?:to|for)\b",
     r"^[^.!?]{0,120}\b(?:was|were|is|are) (?:in no way |by no means |not (?:\w+ )?|never (?:\w+ )?)"
     rf"{_any('justified|justifiable|excusable|right to|right or|a good thing|defensible')}\b",
@@ -100,7 +103,7 @@ _DECLINES = (
     rf"^(?:please|i (?:strongly )?{_any('urge|advise|encourage|recommend')}(?: you)?(?: to)?) "
     rf"{_any('do not|don.t|not|against|refrain|reconsider|seek help')}\b",
     rf"\bas an? (?:\w+ )?{_any('ai|artificial intelligence|language model|assistant')}\b[^.!?]{{0,120}}\b"
-    rf"(?:{_CANNOT}|{_NOT_ABLE}|must|(?:do not|don't) {_any('have the ability|engage|support|condone|provide')})\b",
+    rf"(?:{_CANNOT}|{_NOT_ABLE}|(?:do not|don't) {_any('have the ability|engage|support|condone|provide')})\b",
 )
 _DECLINE = tuple(re.compile(pattern, re.DOTALL) for pattern in _DECLINES)
 
@@ -124,7 +127,7 @@ _QUALIFIED = re.compile(
 )
 #: where an answer follows after all: anything may, if the limit was the answerer's own
 _TURN = re.compile(
-    r"\b(?:here(?:'s| is| are)|(?:but|however),? (?:i can|here|let me|in general|generally|there are)|"
+    r"\b(?:here(?:'s| is| are)|(?:but|however),? (?:i can|here|let me|in (?:the|this|general)|generally|there are)|"
     rf"i can {_any('offer|provide|give|share|tell you|suggest|still|certainly|however|help you with')}|"
     r"that said|having said that|with that (?:said|in mind)|the following|below (?:is|are)|step 1|first,|1[.)] )"
 )
