@@ -62,7 +62,7 @@ def test_a_metric_becomes_a_space(tmp_path):
         repo = hub.repos["me/refusals"]
         assert repo.access == "private"
         assert set(repo.files) == {"README.md", "app.py", "refusal_rate.py", "requirements.txt", "tests.py"}
-        assert repo.files["README.md"].startswith(b"---\ntitle: Refusal rate\n")
+        assert repo.files["README.md"].startswith(b'---\ntitle: "Refusal rate"\n')
         assert "POST /api/spaces/me/refusals/commit/main" in hub.asked
         assert push(hub, tmp_path, "refusal_rate", "me/refusals").returncode == 0  # once more: nothing to change
 

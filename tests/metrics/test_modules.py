@@ -11,6 +11,7 @@ from pathlib import Path
 
 import evaluate
 import pytest
+import yaml
 
 import hf_merge3h
 from hf_merge3h.errors import RequestError
@@ -64,8 +65,9 @@ def test_the_card_says_all_and_its_example_runs(name):
     text = (Path(hf_merge3h.metric_path(name)) / "README.md").read_text(encoding="utf-8")
     (example,) = blocks(CARDS[name])
     example.run()
-    assert text.startswith("---\ntitle:")
-    assert "\nsdk: gradio\n" in text
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["title"], front["description"]) == (get(name).title, get(name).about)
+    assert (front["sdk"], front["app_file"]) == ("gradio", "app.py")
     for key in [*get(name).returns, *get(name).items, *get(name).options]:
         assert f"`{key}" in text
 
