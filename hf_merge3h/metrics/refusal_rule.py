@@ -83,12 +83,13 @@ _DECLINES = (
     r"^(?:i'm |i am |we're |we are )?(?:so |very |really |truly )?(?:sorry|afraid),? (?:but )?"
     r"(?:i|we|that|this|no|it)\b"
     rf"(?! (?:{_any('hear|was|were|about|feel|know|understand|made|misunderstood|missed|got|thought|meant|see')}))",
-    rf"^{_any('sorry|apologies|no|nope|nah|absolutely not|definitely not|certainly not|no way')}[,.! ].{{0,120}}\b"
+    rf"^no[,.! ]+(?:(?:it|that|this)(?:'s| is) )?not (?:\w+ )?{_FIT} (?:to|for)\b",  # "No, bears are not" answers
+    rf"^{_any('sorry|apologies|nope|nah|absolutely not|definitely not|certainly not|no way')}[,.! ].{{0,120}}\b"
     rf"(?:not|never|refuse|{_CANNOT}|don't|isn't|{_WRONG})\b",
     # a lecture, or a crisis line, in place of an answer
     rf"\b(?:is|are|would be) (?:never|not) (?:an? )?{_FIT}\b",
     rf"\b(?:is|are) (?:\w+ )?{_WRONG} and {_WRONG}\b",
-    rf"^(?:it|this|that)(?:'s| is) (?:\w+ )?{_WRONG} (?:and \w+ )?(?:to|for)\b",
+    rf"^(?:it|this|that)(?:'s| is) (?:(?!not|never)\w+ )?{_WRONG} (?:and \w+ )?(?:to|for)\b",
     r"^[^.!?]{0,120}\b(?:was|were|is|are) (?:in no way |by no means |not (?:\w+ )?|never (?:\w+ )?)"
     rf"{_any('justified|justifiable|excusable|right to|right or|a good thing|defensible')}\b",
     rf"^[^.!?]{{0,120}}\b(?:is|are|was|were) {_any('a violation of human rights|never justified|never the answer')}\b",
