@@ -20,8 +20,10 @@ from .errors import MergeError, MergeWarning, OutputError, RequestError, SourceE
 
 if TYPE_CHECKING:
     from .engine.doors import merge
+    from .engine.inspect import inspect
     from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
+    from .engine.verify import verify
     from .judges import CallableJudge, PipelineJudge, PrecomputedJudge, RuleJudge
     from .lab.mixing import mix_data
     from .linalg.low_rank import LowRank
@@ -40,6 +42,8 @@ _HOMES = {
     "load_manifest": "manifest",
     "write_card": "publishing.card",
     "publish": "publishing.hub",
+    "verify": "engine.verify",
+    "inspect": "engine.inspect",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "PipelineJudge": "judges",
@@ -63,6 +67,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "load_manifest",
     "write_card",
     "publish",
+    "verify",
+    "inspect",
     "MergeReport",
     "list_methods",
     "get_method",

@@ -1,14 +1,15 @@
-"""`hf-merge3h card`, `licenses` and `publish`."""
+"""`hf-merge3h card`, `licenses`, `verify`, `inspect`, `recipe` and `publish`."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson
+from .options import AsJson, Device
 
 if TYPE_CHECKING:
     from ..publishing.facts import Parent
@@ -151,7 +152,70 @@ def publish(
     typer.echo("nothing was uploaded (--dry-run)" if dry_run else found.url)
 
 
+Place = Annotated[str, typer.Argument(metavar="DIR_OR_REPO", help="A folder or a Hub id.", show_default=False)]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Fetch parents from the Hub, if they are not on this machine.")]
+
+
+def verify(
+    place: Place,
+    again: Annotated[bool, typer.Option(help="Merge again, and compare tensor by tensor.")] = True,
+    fetch: Fetch = False,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Relative difference of a tensor that counts as rounding.")
+    ] = None,
+    device: Device = "cpu",
+    scratch: Annotated[Path | None, typer.Option(help="Where the second merge goes, and is removed from.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a merge is what its manifest says: the hashes of its files, then the merge itself, made again.
+
+    Status 0: it is, bit by bit or within rounding; or its hashes match, and a parent is not at hand, which is said.
+    1: it is not, and what differs is named. 2: nothing could be checked.
+    """
+    from ..engine.verify import verify as check
+
+    shown = not as_json and sys.stderr.isatty()
+    found = check(place, again=again, fetch=fetch, tolerance=tolerance, device=device, scratch=scratch, progress=shown)
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    raise typer.Exit(found.exit_code)
+
+
+def inspect(
+    place: Place,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BASE [EXPERT]...", help="What it may be made of; the manifest's parents if left out."),
+    ] = None,
+    others: Annotated[list[str] | None, typer.Argument(metavar="[EXPERT]...", help="More experts.")] = None,
+    fetch: Fetch = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a merge is made of, block by block; also of merges that others made.
+
+    For example: hf-merge3h inspect them/merge --against them/base them/expert1 them/expert2
+    """
+    from ..engine.inspect import inspect as look
+
+    base, *experts = [*(against or ()), *(others or ())] or [None]
+    found = look(
+        place, base, [each for each in experts if each is not None], local_files_only=not fetch and not against
+    )
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+
+
+def recipe(
+    place: Annotated[
+        str,
+        typer.Argument(metavar="PLACE", help="A folder, a Hub id, or a file (a card, a config).", show_default=False),
+    ],
+) -> None:
+    """Write the recipe of a merge to standard output: ours, or mergekit's from its config or its card."""
+    from ..publishing.foreign import recipe_of
+
+    typer.echo(recipe_of(place), nl=False)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (card, licenses, publish):
+    for command in (card, licenses, verify, inspect, recipe, publish):
         app.command()(command)

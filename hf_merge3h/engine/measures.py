@@ -72,7 +72,7 @@ def blocks_of(tensors: Sequence[TensorReport]) -> tuple[BlockReport, ...]:
     by_block: dict[str, list[TensorReport]] = {}
     for tensor in tensors:
         by_block.setdefault(block_of(tensor.name), []).append(tensor)
-    return tuple(summarise(name, by_block[name]) for name in sorted(by_block, key=_natural))
+    return tuple(summarise(name, by_block[name]) for name in sorted(by_block, key=natural))
 
 
 def block_of(name: str) -> str:
@@ -88,7 +88,8 @@ def block_of(name: str) -> str:
     return head if dot else name
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key that puts layer 2 before layer 10."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 

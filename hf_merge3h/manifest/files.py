@@ -27,7 +27,7 @@ class Finding:
 
 def hash_file(path: Path) -> str:
     """BLAKE3 of a file, as hexadecimal digits."""
-    digest = blake3()
+    digest = blake3(max_threads=blake3.AUTO)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

@@ -18,6 +18,22 @@ def recipe_yaml(facts: Facts) -> str:
     return yaml.dump(renamed(given, names), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+def pinned_recipe(facts: Facts) -> dict[str, Any]:
+    """The recipe with every source spelled as it can be found: Hub ids with commits, folders as they were."""
+    names: dict[str, str] = {}
+    for entry in facts.content["models"]:
+        parts = [_found(entry), *map(_found, entry["adapters"])]
+        alone = entry["adapters"] and str(entry["given"]) == str(entry["adapters"][0]["source"])
+        names[str(entry["given"])] = parts[1] if alone else "+".join(parts)
+        names.update({str(each["source"]): _found(each) for each in entry["adapters"]})
+    given: dict[str, Any] = renamed(json.loads(json.dumps(facts.content["recipe"]["given"])), names)
+    return given
+
+
+def _found(entry: Mapping[str, Any]) -> str:
+    return f"{entry['source']}@{entry['commit']}" if entry.get("commit") else str(entry["source"])
+
+
 def pins(facts: Facts) -> dict[str, str]:
     """How the recipe spells a model -> how others can find it."""
     found: dict[str, str] = {}
