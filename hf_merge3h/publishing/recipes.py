@@ -42,7 +42,8 @@ def pins(facts: Facts) -> dict[str, str]:
         found.setdefault(str(entry["source"]), whole.partition("+")[0])
         for each in entry["adapters"]:
             found.setdefault(str(each["source"]), _pin(each))
-    return found
+    # A class's name, or one word, is no place; it may stand elsewhere and mean something else.
+    return {key: value for key, value in found.items() if "/" in key or "\\" in key}
 
 
 def _wholes(facts: Facts) -> list[str]:

@@ -45,9 +45,8 @@ def _answer(template: bool) -> list[str]:
     if template:
         prompt = [
             f'messages = [{{"role": "user", "content": {ask}}}]',
-            "inputs = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-            ")",
+            "inputs = tokenizer.apply_chat_template("
+            'messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
         ]
     else:
         prompt = [f'inputs = tokenizer({ask}, return_tensors="pt")']

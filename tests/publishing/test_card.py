@@ -76,14 +76,16 @@ def test_metadata_survives_the_hubs_own_types():
 
 def test_an_adapter_names_its_base_alone():
     adapter = {"source": "me/lora", "commit": "9" * 40, "card": card("mit")}
-    models = [
-        model("base"),
-        *(model(role, source="me/small", commit=SHA["base"], adapters=[adapter]) for role in ROLES),
-    ]
+    carrier = {"commit": SHA["base"], "adapters": [adapter]}
+    models = [model("base"), *(model(role, source="me/small", **carrier) for role in ROLES)]
     text = _card(content(kind="adapter", models=models))
     data = _front(text)
     assert (data["base_model"], data["base_model_relation"], data["library_name"]) == (["me/small"], "adapter", "peft")
     assert "AutoPeftModelForCausalLM" in text
+    assert "carries the adapter" not in text  # it is the base, which is in the table once
+    models[1]["source"] = "me/another"
+    assert text.count("me/lora") == _card(content(kind="adapter", models=models)).count("me/lora")
+    assert "carries the adapter" in _card(content(kind="adapter", models=models))
 
 
 def test_languages_and_licence_only_where_all_agree():
