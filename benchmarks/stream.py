@@ -1,9 +1,11 @@
-"""Streamed merges against the floor of the disk: `python benchmarks/stream.py [--size 0.25] [--methods linear ties]`.
+"""Streamed merges against the floor of the disk: `python benchmarks/stream.py [--size 1.1] [--methods linear ties]`.
 
 Synthetic bf16 Llama checkpoints (a base and three experts close to it) of about so many billion parameters, warm cache.
-The floor reads all inputs once and writes the output once, in blocks of 16 MiB. Each merge is a process of its own; its
-wall time less that of a bare `import torch` is given as a multiple of the floor, with the peak of its anonymous memory
-(RssAnon, sampled). Times are taken in one run, so that the multiple means something on a busy machine.
+The floor reads all inputs once and writes the output once, in blocks of 16 MiB. Each merge is a process of its own:
+"wall" is its time less that of a bare `import torch`, as a multiple of the floor's; "CPU" the same of user and system
+time, which other work on the machine disturbs less; "MB" the peak of its anonymous memory (RssAnon, sampled). Without
+`--plain` each merge runs twice, without diagnostics and hashes, and with both. The floor is taken anew before every
+method, and the best of all counts, as the best of `--repeat` runs of a merge does.
 """
 
 import argparse
@@ -17,7 +19,9 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+
+from hf_merge3h.models.types import TensorSpec
+from hf_merge3h.models.weights.writer import ShardWriter, plan_shards
 
 SHAPES = {  # hidden, intermediate, layers, key-value width, vocabulary
     0.05: (512, 1408, 8, 128, 32000),
@@ -25,7 +29,12 @@ SHAPES = {  # hidden, intermediate, layers, key-value width, vocabulary
     1.1: (2048, 5632, 22, 256, 32000),
     3.0: (3072, 8192, 26, 1024, 32000),
 }
-METHODS = ("linear", "task_arithmetic", "model_stock", "slerp", "ties", "dare_ties", "della", "breadcrumbs", "sce")
+TARGETS = {  # times the floor, without diagnostics
+    "linear": 2.5, "model_stock": 2.5, "task_arithmetic": 2.5, "slerp": 2.5,
+    "ties": 10, "dare_ties": 10, "della": 10, "breadcrumbs": 10, "sce": 10,
+}  # fmt: skip
+WITH_DIAGNOSTICS = 1.6  # times the target
+MODELS = ("base", "e1", "e2", "e3")
 BLOCK = 1 << 24
 
 
@@ -46,26 +55,32 @@ def shapes(size):
 
 
 def make(folder, size):
-    """The base and three experts: weights of std 0.02, changes of std 0.001."""
-    names = ("base", "e1", "e2", "e3")
-    for name in names:
+    """The base and three experts, tensor by tensor: weights of std 0.02, changes of std 0.001."""
+    specs = {name: TensorSpec(shape, torch.bfloat16) for name, shape in sorted(shapes(size))}
+    writers = {}
+    for name in MODELS:
         (folder / name).mkdir()
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": SHAPES[size][2]}
         (folder / name / "config.json").write_text(json.dumps(config))
-    tensors = {name: {} for name in names}
-    for number, (key, shape) in enumerate(shapes(size)):
-        base = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(number))
-        tensors["base"][key] = base.bfloat16()
-        for seed, name in enumerate(names[1:], start=1):
-            change = torch.randn(shape, generator=torch.Generator().manual_seed(1000 * seed + number))
-            tensors[name][key] = change.mul_(0.001).add_(base).bfloat16()
-    for name, each in tensors.items():
-        save_file(each, folder / name / "model.safetensors", {"format": "pt"})
-    return [folder / name / "model.safetensors" for name in names]
+        writers[name] = ShardWriter(folder / name, plan_shards(specs, 1 << 40), hashes=False)
+    for number, (key, spec) in enumerate(specs.items()):
+        base = torch.randn(spec.shape, generator=torch.Generator().manual_seed(number)).mul_(0.02)
+        writers["base"].write(key, base.bfloat16())
+        for seed, name in enumerate(MODELS[1:], start=1):
+            change = torch.randn(spec.shape, generator=torch.Generator().manual_seed(1000 * seed + number))
+            writers[name].write(key, change.mul_(0.001).add_(base).bfloat16())
+    for writer in writers.values():
+        writer.close()
+
+
+def processor_seconds():
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def floor(files, out):
-    start = time.perf_counter()
+    """Wall and CPU seconds of reading all files once and writing as much as the first holds."""
+    start, used = time.perf_counter(), processor_seconds()
     left = files[0].stat().st_size
     with out.open("wb", buffering=0) as target:
         for file in files:
@@ -73,7 +88,7 @@ def floor(files, out):
                 while block := source.read(BLOCK):
                     if left > 0:
                         left -= target.write(block[:left])
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start, processor_seconds() - used
     out.unlink()
     return seconds
 
@@ -87,14 +102,15 @@ def anonymous(pid):
 
 
 def timed(command):
-    start, peak = time.perf_counter(), 0
+    """Wall and CPU seconds of a process, and the peak of its anonymous memory."""
+    start, used, peak = time.perf_counter(), processor_seconds(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, anonymous(process.pid))
-        time.sleep(0.01)
+        time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"{command} failed")
-    return time.perf_counter() - start, peak
+    return time.perf_counter() - start, processor_seconds() - used, peak
 
 
 def recipe(folder, method):
@@ -116,35 +132,88 @@ def recipe(folder, method):
     return path
 
 
+def best(runs):
+    """The least of each figure, but the most memory."""
+    wall, used, peak = zip(*runs, strict=True)
+    return min(wall), min(used), max(peak)
+
+
+class Table:
+    """Prints a row a method, and at the end how it compares with the targets."""
+
+    def __init__(self, place, repeat, plain):
+        self.place, self.repeat = place, repeat
+        self.modes = [["--no-diagnostics"]] if plain else [["--no-diagnostics"], []]
+        self.floors, self.rows = {}, {}
+        self.bare = best([timed([sys.executable, "-c", "import torch"]) for _ in range(3)])
+
+    def files(self, method):
+        """What a method reads: slerp takes two models, so its floor is that of two."""
+        return [self.place / name / "model.safetensors" for name in (MODELS[:2] if method == "slerp" else MODELS)]
+
+    def run(self, method):
+        files = self.files(method)
+        self.floors.setdefault(len(files), []).append(floor(files, self.place / "floor"))
+        command = [sys.executable, "-m", "hf_merge3h.cli", "merge", str(recipe(self.place, method))]
+        command += [str(self.place / "out"), "--overwrite", "--quiet", "--device", "cpu"]
+        runs = [[timed([*command, *mode]) for _ in range(self.repeat)] for mode in self.modes]
+        self.rows[method] = [best(each) for each in runs]
+        shown = ", ".join(f"{wall:.2f} s ({used:.2f} s CPU)" for wall, used, _ in self.rows[method])
+        print(f"{method:<16} {shown}", flush=True)
+
+    def multiples(self, method, wall, used):
+        floors = self.floors[len(self.files(method))]
+        least, busy = (min(each) for each in zip(*floors, strict=True))
+        return (wall - self.bare[0]) / least, (used - self.bare[1]) / busy
+
+    def __str__(self):
+        titles = ["plain: wall", "CPU", "MB", "target"]
+        if len(self.modes) > 1:
+            titles += ["diagnostics, hashes: wall", "CPU", "MB", "target"]
+        lines = ["| method | " + " | ".join(titles) + " |", "| --- |" + " ---: |" * len(titles)]
+        for method, row in self.rows.items():
+            cells = []
+            for (wall, used, peak), factor in zip(row, (1, WITH_DIAGNOSTICS), strict=False):
+                target = TARGETS.get(method)
+                for times in self.multiples(method, wall, used):
+                    cells.append(f"{times:.2f}")
+                cells += [f"{peak / 1e6:.0f}", "" if target is None else f"{target * factor:g}"]
+            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=float, default=0.25, choices=sorted(SHAPES))
-    parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--diagnostics", action="store_true", help="with diagnostics and hashes, too")
+    parser.add_argument("--size", type=float, default=1.1, choices=sorted(SHAPES))
+    parser.add_argument("--methods", nargs="+", default=TARGETS)
+    parser.add_argument("--plain", action="store_true", help="only without diagnostics and hashes")
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the checkpoints go (a temporary folder, if left out)")
+    parser.add_argument("--keep", action="store_true", help="leave the checkpoints in FOLDER, and use those there")
     options = parser.parse_args()
-    place = Path(tempfile.mkdtemp(dir=options.folder))
+    if options.keep and options.folder is None:
+        parser.error("--keep needs --folder")
+    place = options.folder / str(options.size) if options.keep else Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        files = make(place, options.size)
-        for file in files:
-            floor([file], place / "warm")
-        lowest = min(floor(files, place / "floor") for _ in range(3))
-        bare = min(timed([sys.executable, "-c", "import torch"])[0] for _ in range(3))
-        total = sum(file.stat().st_size for file in files)
-        print(f"{options.size}B: floor {lowest:.2f} s ({total / 1e9:.2f} GB read), import torch {bare:.2f} s")
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-        modes = [["--no-diagnostics"], []] if options.diagnostics else [["--no-diagnostics"]]
+        if not (place / "whole").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            make(place, options.size)
+            (place / "whole").touch()
+        table = Table(place, options.repeat, options.plain)
+        total = sum(file.stat().st_size for file in table.files("linear"))
+        floor(table.files("linear"), place / "floor")  # warms the cache
+        print(f"{options.size}B, {total / 1e9:.2f} GB of inputs, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         for method in options.methods:
-            for mode in modes:
-                command = [sys.executable, "-m", "hf_merge3h.cli", "merge", str(recipe(place, method))]
-                command += [str(place / "out"), "--overwrite", "--quiet", "--device", "cpu", *mode]
-                seconds, peak = timed(command)
-                times, label = (seconds - bare) / lowest, "plain" if mode else "diagnostics, hashes"
-                print(
-                    f"{method:<16} {label:<20} {seconds:6.2f} s {times:6.2f} x floor  {peak / 1e6:6.0f} MB", flush=True
-                )
+            table.run(method)
+        for count, floors in sorted(table.floors.items()):
+            wall, used = (min(each) for each in zip(*floors, strict=True))
+            print(f"floor of {count} models: {wall:.2f} s ({used:.2f} s CPU)")
+        print(f"import torch: {table.bare[0]:.2f} s ({table.bare[1]:.2f} s CPU)\n\n{table}")
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(place / "out", ignore_errors=True)
+        if not options.keep:
+            shutil.rmtree(place)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from .linalg.low_rank import LowRank
 from .linalg.parallel import concurrently
 from .linalg.random import mask_keys
 from .linalg.svd import LARGE
+from .passes import Elementwise
 
 if TYPE_CHECKING:
     from .registry import Method, Parts
@@ -108,45 +108,25 @@ def _one_by_one(
     return LowRank.stack(factors) if factors else torch.cat([each for each in done if isinstance(each, Tensor)])
 
 
-@dataclass(frozen=True)
-class _Elementwise:
-    """Parts of a method that treats every entry by itself."""
-
-    merge_part: Callable[[Tensor], Tensor]
-
-    def stride(self) -> None:
-        """Nothing has to be known beforehand."""
-
-    def look(self, vectors: Tensor) -> None:
-        """Not called."""
-
-    def add(self, seen: None) -> None:
-        """Not called."""
-
-    def merge(self, start: int, vectors: Tensor) -> Tensor:
-        """The method itself, on the part."""
-        return self.merge_part(vectors)
-
-
 def parts_of(
     method: Method,
     weights: Float[Tensor, "task"],
     parameters: Mapping[str, Any],
     supplied: Mapping[str, Any],
-    entries: int,
+    shape: Sequence[int],
     *,
     spectral: bool,
 ) -> Parts | None:
     """How to merge one dense tensor part by part, with the bits of `merge_stack`; None where it must be whole."""
-    if method.elementwise or (method.matrix_only and not spectral):
+    if method.elementwise or (method.matrix_only and not spectral) or 0 in shape:
 
-        def merge(part: Tensor) -> Tensor:
+        def merge(start: int, part: Tensor) -> Tensor:
             merged = merge_stack(method, part, weights, parameters, supplied, spectral=spectral)
             assert isinstance(merged, Tensor)
             return merged
 
-        return _Elementwise(merge)
-    return None if method.parts is None else method.parts(parameters, weights, supplied, entries)
+        return Elementwise(merge)
+    return None if method.parts is None else method.parts(parameters, weights, supplied, tuple(shape))
 
 
 def call_directly(method: Method, vectors: Any, weights: Any, options: Mapping[str, Any]) -> Any:

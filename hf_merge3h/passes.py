@@ -1,8 +1,13 @@
-"""How a method reads more than one tensor, or less than one: what the engine and such methods agree on."""
+"""How a method reads more than one tensor, or less than one: what the engine and such methods agree on.
+
+`Accumulator` is for whole models; `Parts` is for one tensor, and `Elementwise`, `Searched` and `Total` are what most
+parts are made of.
+"""
 
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from typing import Any
 
 
@@ -28,18 +33,121 @@ class Accumulator(typing.Protocol):
 class Parts(typing.Protocol):
     """One tensor that is merged part by part, so that nothing of its size is ever in memory.
 
-    Parts are runs of entries [task, 1, entries] of the flattened tensor. `look` and `merge` may be called from several
-    threads at once; `add` is called by one, in the order of the parts.
+    Parts are runs of entries [task, 1, entries] of the flattened tensor: blocks of `linalg.blocks.BLOCK` entries, or
+    as many as make whole units. `look` and `merge` may be called from several threads at once; `add` is called by one,
+    in the order of the parts. Neither changes its vectors.
     """
+
+    unit: int
+    """A part begins and ends at multiples of so many entries (the last one at the tensor's end)."""
 
     def stride(self) -> int | None:
         """Asked before each reading: every how many-th entry it wants to see; None when the merge can begin."""
 
-    def look(self, vectors: Any) -> Any:
-        """What one part of the reading tells."""
+    def look(self, start: int, vectors: Any) -> Any:
+        """What one part of the reading tells, from the entry `start` on."""
 
     def add(self, seen: Any) -> None:
         """Take in what `look` found in one part."""
 
     def merge(self, start: int, vectors: Any) -> Any:
         """The merged entries [1, entries]."""
+
+
+@typing.runtime_checkable
+class Search(typing.Protocol):
+    """Readings that find something out about a whole tensor; the same terms as `Parts`."""
+
+    found: Any
+    """What was found, when `stride` has given None."""
+
+    def stride(self) -> int | None:
+        """Every how many-th entry the next reading is to show; None when all is known."""
+
+    def look(self, start: int, vectors: Any) -> Any:
+        """What one part of the reading tells."""
+
+    def add(self, seen: Any) -> None:
+        """Take in what `look` found in one part."""
+
+
+class Elementwise:
+    """Parts of a method that needs to know nothing beforehand: `merge(start, vectors)` does it all.
+
+    Example:
+        >>> Elementwise(lambda start, vectors: vectors * 2).merge(0, 21)
+        42
+    """
+
+    def __init__(self, merge: Callable[[int, Any], Any], unit: int = 1) -> None:
+        self.merge, self.unit = merge, unit
+
+    def stride(self) -> None:
+        """Nothing is looked at."""
+
+    def look(self, start: int, vectors: Any) -> None:
+        """Not called."""
+
+    def add(self, seen: None) -> None:
+        """Not called."""
+
+
+class Total:
+    """A search that adds up what `measure(start, vectors)` says of each part, in order.
+
+    Example:
+        >>> search = Total(lambda start, vectors: vectors)
+        >>> search.stride(), search.add(search.look(0, 40)), search.add(search.look(1, 2)), search.stride()
+        (1, None, None, None)
+        >>> search.found
+        42
+    """
+
+    def __init__(self, measure: Callable[[int, Any], Any]) -> None:
+        self.look, self.found = measure, None
+        self._asked = False
+
+    def stride(self) -> int | None:
+        """One reading of everything."""
+        self._asked, before = True, self._asked
+        return None if before else 1
+
+    def add(self, seen: Any) -> None:
+        """Add up."""
+        self.found = seen if self.found is None else self.found + seen
+
+
+class Searched:
+    """Parts that first search, and then are what follows from the result.
+
+    Args:
+        search: what has to be found first.
+        follow: makes the parts of what was found.
+        unit: of the search.
+    """
+
+    def __init__(self, search: Search, follow: Callable[[Any], Parts], unit: int = 1) -> None:
+        self._search, self._follow, self.unit = search, follow, unit
+        self._rest: Parts | None = None
+
+    def stride(self) -> int | None:
+        """What the search wants to see next, or what follows it."""
+        if self._rest is None:
+            wanted = self._search.stride()
+            if wanted is not None:
+                return wanted
+            self._rest = self._follow(self._search.found)
+        return self._rest.stride()
+
+    def look(self, start: int, vectors: Any) -> Any:
+        """Look for what is searched."""
+        return (self._search if self._rest is None else self._rest).look(start, vectors)
+
+    def add(self, seen: Any) -> None:
+        """Take in what was found."""
+        (self._search if self._rest is None else self._rest).add(seen)
+
+    def merge(self, start: int, vectors: Any) -> Any:
+        """As what follows does."""
+        assert self._rest is not None
+        return self._rest.merge(start, vectors)

@@ -78,8 +78,8 @@ class Method:
         low_rank_when: says from the parameters whether `low_rank` applies (None: always).
         prepare: makes the Accumulator of a first pass, or None where these parameters need none.
         elementwise: each entry of the result depends on the same entry of the vectors alone.
-        parts: `parts(parameters, weights, supplied, entries)` makes the `Parts` of one tensor where the method can be
-            carried out part by part with the same bits (None: not with these parameters).
+        parts: `parts(parameters, weights, supplied, shape)` makes the `Parts` of one tensor of this shape where the
+            method can be carried out part by part with the same bits (None: not with these parameters).
         experts: least and greatest number of experts.
         check: raises a RequestError where parameters and weights do not fit together.
         weighted: False where the formula names no weights; they must then all be equal.
@@ -104,7 +104,7 @@ class Method:
     low_rank_when: Callable[[Mapping[str, Any]], bool] | None = None
     prepare: Callable[[Mapping[str, Any], int], Accumulator | None] | None = None
     elementwise: bool = False
-    parts: Callable[[Mapping[str, Any], Any, Mapping[str, Any], int], Parts | None] | None = None
+    parts: Callable[[Mapping[str, Any], Any, Mapping[str, Any], tuple[int, ...]], Parts | None] | None = None
     experts: tuple[int, int | None] = (1, None)
     weighted: bool = True
     unit_weights: bool = False

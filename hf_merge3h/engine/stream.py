@@ -32,6 +32,7 @@ from .walk import Pool, walk_of
 
 _MARGIN = 1 << 24  # bytes of config, tokenizer, manifest and the file system's own
 _PIECE = 1 << 22  # entries of a copied tensor at a time
+_KEPT = (1 << 25) - (1 << 16)  # bytes, a little under glibc's greatest threshold
 
 
 @dataclass
@@ -185,6 +186,9 @@ def _one_thread(device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
+        # Having freed one block of this size, glibc keeps what is freed from then on (mallopt(3), M_MMAP_THRESHOLD):
+        # else each temporary of each block would be asked from the kernel, and zeroed by it, anew.
+        torch.empty(_KEPT, dtype=torch.uint8)
     try:
         yield
     finally:

@@ -1,9 +1,10 @@
-"""One tensor of a streamed merge, chunk by chunk: converted, merged, measured, rounded and written while in cache."""
+"""One tensor of a streamed merge, block by block: converted, merged, measured and rounded while in cache."""
 
 from __future__ import annotations
 
 import collections
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..apply import parts_of
+from ..linalg.blocks import block_of
 from ..models.weights.writer import ShardWriter
 from ..registry import Parts
 from . import diagnostics
@@ -21,14 +23,14 @@ from .measures import TensorReport
 from .sinks import refuse_overflow
 from .stream_plan import Step
 
-CHUNK = 1 << 17  # entries; those of four experts in float32 are 2 MiB
+PIECE = 1 << 19  # entries that one thread works through at a time, block by block
 _SAMPLE = 8  # one in so many entries is asked for the sign conflict
 
 Result = TypeVar("Result")
 
 
 class Pool:
-    """Maps over chunks by a few threads, results in order, only so many at a time."""
+    """Maps over pieces by a few threads, results in order, only so many at a time."""
 
     def __init__(self) -> None:
         self._workers = min(8, os.cpu_count() or 1)
@@ -58,19 +60,19 @@ class Pool:
 
 @dataclass
 class Sums:
-    """What the chunks of one tensor add up to."""
+    """What the blocks of one tensor add up to."""
 
     gram: Tensor | float = 0.0
     lost: float = 0.0
     changed: int = 0
     conflicts: int = 0
 
-    def add(self, gram: Tensor, lost: float, changed: int, conflicts: int) -> None:
-        """Take in one chunk."""
-        self.gram = self.gram + gram
-        self.lost += lost
-        self.changed += changed
-        self.conflicts += conflicts
+    def add(self, other: Sums) -> None:
+        """Take in those of further blocks."""
+        self.gram = self.gram + other.gram
+        self.lost += other.lost
+        self.changed += other.changed
+        self.conflicts += other.conflicts
 
 
 @dataclass
@@ -88,69 +90,91 @@ class Walk:
     measure: bool
     _flat: list[Tensor] = field(default_factory=list)
     _base: Tensor | None = None
+    _block: int = 0
+    _piece: int = 0
 
     def __call__(self, pool: Pool, writer: ShardWriter) -> TensorReport | None:
         """Merge the tensor into the writer."""
         group, spec = self.step.group, self.step.spec
         assert group is not None
         self._flat = [each.model.load(each.name).reshape(-1) for each in self.step.inputs]
-        self._base = None if self.step.base is None else self.step.read_base("").reshape(-1)
-        starts = range(0, group.numbers, CHUNK)
+        if self.step.base is not None and (self.measure or not self._in_weights):
+            self._base = self.step.read_base("").reshape(-1)
+        self._block = block_of(self.parts.unit)
+        self._piece = max(1, PIECE // self._block) * self._block
         while (stride := self.parts.stride()) is not None:
             # A sample is made of the entries 0, stride, 2 stride, ...: larger parts, so that they stay worth a call.
             look = functools.partial(self._look, stride)
-            for seen in pool.map(look, range(0, group.numbers, CHUNK * stride)):
-                self.parts.add(seen)
+            for seen in pool.map(look, range(0, group.numbers, self._piece * stride)):
+                for each in seen:
+                    self.parts.add(each)
         sums = Sums()
-        for rounded, figures in pool.map(self._merge, starts):
+        for rounded, figures in pool.map(self._merge, range(0, group.numbers, self._piece)):
             writer.write(self.step.job.name, rounded)
-            if figures is not None:
-                sums.add(*figures)
+            sums.add(figures)
         if not group.numbers:
             writer.write(self.step.job.name, torch.empty(0, dtype=spec.dtype))
         return self._report(sums) if self.measure and self._base is not None and group.numbers else None
 
-    def _vectors(self, start: int, stride: int = 1) -> tuple[Tensor, Tensor | None]:
-        """[task, 1, entries] and the base's entries, float32."""
-        chosen = slice(start, start + CHUNK * stride, stride)
-        base = None if self._base is None else self._base[chosen].float()
-        stack = torch.empty(len(self._flat), 1, len(self._flat[0][chosen]))
-        request = self.step.request
-        assert request is not None
-        for row, tensor in zip(stack, self._flat, strict=True):
-            row[0].copy_(tensor[chosen])
-            if base is not None and request.method.space == "delta":
-                row[0].sub_(base)
-        return stack, base
+    def _blocks(self, start: int, stride: int = 1) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """Where each block of a piece begins, its vectors [task, 1, entries] and the base's entries, float32.
 
-    def _look(self, stride: int, start: int) -> Any:
-        return self.parts.look(self._vectors(start, stride)[0])
+        Both are overwritten with the next block.
+        """
+        total, longest = len(self._flat[0]), self._block
+        stack = torch.empty(len(self._flat), 1, min(longest, total))
+        origin = None if self._base is None else torch.empty(stack.shape[-1])
+        for left in range(start, min(start + self._piece * stride, total), longest * stride):
+            chosen = slice(left, left + longest * stride, stride)
+            size = len(range(*chosen.indices(total)))
+            vectors, base = stack[..., :size], None
+            if origin is not None and self._base is not None:
+                base = origin[:size].copy_(self._base[chosen])
+            for row, tensor in zip(vectors, self._flat, strict=True):
+                row[0].copy_(tensor[chosen])
+                if base is not None and not self._in_weights:
+                    row[0].sub_(base)
+            yield left, vectors, base
 
-    def _merge(self, start: int) -> tuple[Tensor, tuple[Tensor, float, int, int] | None]:
-        vectors, base = self._vectors(start)
-        request = self.step.request
-        assert request is not None
-        if not bool(torch.isfinite(vectors.sum() if base is None else vectors.sum() + base.sum())):
+    def _look(self, stride: int, start: int) -> list[Any]:
+        return [self.parts.look(left, vectors) for left, vectors, _ in self._blocks(start, stride)]
+
+    def _merge(self, start: int) -> tuple[Tensor, Sums]:
+        """One piece of the output in its storage dtype, and what was measured on the way."""
+        sums, check = Sums(), 0.0
+        rounded = torch.empty(min(self._piece, len(self._flat[0]) - start), dtype=self.step.spec.dtype)
+        for left, vectors, base in self._blocks(start):
+            # A sum is finite only if every number is, or it overflows, which `_refuse` then acquits: one cheap pass.
+            check += float(vectors.sum()) + (0.0 if base is None else float(base.sum()))
+            merged = self.parts.merge(left, vectors)[0]
+            place = rounded[left - start : left - start + len(merged)]
+            place.copy_(self._exact(merged, base))
+            if self.measure and base is not None:
+                sums.add(self._measured(vectors, merged, base, place))
+        if not math.isfinite(check):
             self._refuse()
-        merged = self.parts.merge(start, vectors)
-        in_weights = base is None or request.method.space == "weight"
-        whole = merged[0] if in_weights else merged[0] + base
-        rounded = refuse_overflow(self.step.job.name, whole, self.step.spec.dtype)
-        if not self.measure or base is None:
-            return rounded, None
-        deltas = vectors - base if in_weights else vectors
-        change = merged[0] - base if in_weights else merged[0]
-        return rounded, self._measure(deltas, change, base, rounded)
+        if not math.isfinite(float(rounded.sum(dtype=torch.float32))):
+            self._refuse_overflow(start)
+        return rounded, sums
 
-    def _measure(self, deltas: Tensor, change: Tensor, base: Tensor, rounded: Tensor) -> tuple[Tensor, float, int, int]:
+    @property
+    def _in_weights(self) -> bool:
+        assert self.step.request is not None
+        return self.step.request.method.space == "weight"
+
+    def _exact(self, merged: Tensor, base: Tensor | None) -> Tensor:
+        return merged if base is None or self._in_weights else merged + base
+
+    def _measured(self, vectors: Tensor, merged: Tensor, base: Tensor, rounded: Tensor) -> Sums:
+        deltas = vectors - base if self._in_weights else vectors
+        change = merged - base if self._in_weights else merged
         rows = torch.cat([deltas[:, 0], change.unsqueeze(0)])
-        gram = (rows @ rows.mT).double()
         lost = 0.0
         if rounded.dtype != torch.float32:
-            lost = float((rounded.float() - base).sub_(change).square_().sum())
+            lost = float(rounded.float().sub_(base).sub_(change).square_().sum())
         sample = deltas[:, 0, ::_SAMPLE]
-        up, down = (sample > 0).any(0), (sample < 0).any(0)
-        return gram, lost, int((up | down).sum()), int((up & down).sum())
+        up, down = sample.amax(0) > 0, sample.amin(0) < 0
+        return Sums((rows @ rows.mT).double(), lost, int((up | down).sum()), int((up & down).sum()))
 
     def _refuse(self) -> None:
         """Find the first number that is not finite, in the whole tensors; a sum may also have overflowed."""
@@ -161,6 +185,13 @@ class Walk:
         if self._base is not None and self.step.base is not None:
             tensor = self._base.float().reshape(1, 1, *self.step.spec.shape)
             diagnostics.refuse_non_finite(tensor, [self.step.job.name], [self.step.base[0].label])
+
+    def _refuse_overflow(self, start: int) -> None:
+        """Find what does not fit into the output's dtype; the sum alone may also have overflowed."""
+        for left, vectors, base in self._blocks(start):
+            refuse_overflow(
+                self.step.job.name, self._exact(self.parts.merge(left, vectors)[0], base), self.step.spec.dtype
+            )
 
     def _report(self, sums: Sums) -> TensorReport:
         assert isinstance(sums.gram, Tensor)
@@ -187,5 +218,5 @@ def walk_of(step: Step, supplied: dict[str, Any], measure: bool) -> Walk | None:
     if any(each.own_base for each in step.inputs):  # an adapter's change is made whole
         return None
     weights = torch.tensor(group.weights, dtype=torch.float32)
-    parts = parts_of(request.method, weights, group.parameters, supplied, group.numbers, spectral=group.spectral)
+    parts = parts_of(request.method, weights, group.parameters, supplied, group.shape, spectral=group.spectral)
     return None if parts is None else Walk(step, parts, measure)

@@ -8,10 +8,12 @@ integer arithmetic modulo 2^64, equal on every device.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -44,7 +46,7 @@ def mask_keys(
     return torch.tensor([[mask_key(seed, role, name) for name in names] for role in roles], device=device)
 
 
-_CACHED = 1 << 15  # entries of the stream that the CPU makes at a time: two buffers of 256 KiB stay in its cache
+_CACHED = 1 << 14  # entries of the stream that the CPU makes at a time: its buffers of 128 KiB stay in its cache
 
 
 def _fold(bits: Tensor, spare: Tensor, by: int) -> None:
@@ -75,21 +77,37 @@ def split_mix_64(keys: Int[Tensor, "*batch"], start: int, count: int) -> Int[Ten
     return _mix(keys.unsqueeze(-1) + counter)
 
 
+@functools.lru_cache(4)
+def _multiples(count: int) -> np.ndarray:
+    """1 .. count times gamma."""
+    return np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA % (1 << 64))
+
+
+def _words(key: int, start: int, count: int) -> np.ndarray:
+    """Outputs `start` to `start + count` of one stream, unsigned, but for the last step of the mixing.
+
+    That step changes only the lower 33 bits, and nothing here looks at more than the upper 24. It is numpy that makes
+    the stream on the CPU: it multiplies 64-bit integers with the vector unit, and shifts unsigned ones.
+    """
+    words = _multiples(count) + np.uint64((key + start * _GAMMA) % (1 << 64))
+    spare = words >> np.uint64(30)
+    words ^= spare
+    words *= np.uint64(_MIX_1 % (1 << 64))
+    words ^= np.right_shift(words, np.uint64(27), out=spare)
+    words *= np.uint64(_MIX_2 % (1 << 64))
+    return words
+
+
 def _draw(
-    keys: Int[Tensor, "*batch"], start: int, count: int, dtype: torch.dtype, finish: Callable[[Tensor], Tensor]
+    keys: Int[Tensor, "*batch"], start: int, count: int, dtype: torch.dtype, finish: Callable[[np.ndarray], np.ndarray]
 ) -> Tensor:
-    """`finish` of the streams' outputs: in blocks that stay in a CPU's cache, in one piece on other devices."""
-    flat = keys.reshape(-1)
-    if keys.device.type != "cpu" or flat.numel() * count <= _CACHED:
-        return finish(split_mix_64(keys, start, count))
-    result = torch.empty(flat.numel(), count, dtype=dtype)
-    width = min(count, _CACHED)
-    height = _CACHED // width
-    for top in range(0, flat.numel(), height):
-        rows = flat[top : top + height]
-        for left in range(0, count, width):
-            stop = min(left + width, count)
-            result[top : top + height, left:stop] = finish(split_mix_64(rows, start + left, stop - left))
+    """`finish` of the streams' words, on the CPU, in blocks that stay in its cache."""
+    flat = keys.reshape(-1).tolist()
+    result = torch.empty(len(flat), count, dtype=dtype)
+    for row, key in zip(result.numpy(), flat, strict=True):
+        for left in range(0, count, _CACHED):
+            size = min(_CACHED, count - left)
+            row[left : left + size] = finish(_words(key, start + left, size))
     return result.reshape(*keys.shape, count)
 
 
@@ -98,11 +116,10 @@ def uniform(keys: Int[Tensor, "*batch"], count: int, *, start: int = 0) -> Float
 
     Entry i is the same whichever part of the stream is asked for: entries start to start + count.
     """
-
-    def finish(bits: Tensor) -> Tensor:
-        return bits.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
-
-    return _draw(keys, start, count, torch.float32, finish)
+    if keys.device.type == "cpu":
+        return _draw(keys, start, count, torch.float32, lambda words: words >> np.uint64(40)).mul_(2.0**-24)
+    bits = split_mix_64(keys, start, count)
+    return bits.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
 
 
 def bernoulli(
@@ -112,14 +129,12 @@ def bernoulli(
 
     The mask is that of the stream's entries from `start` on.
     """
-    limit = math.ceil(probability * (1 << 24))
+    limit, count = math.ceil(probability * (1 << 24)), math.prod(shape)
     if limit >= 1 << 24:
         return torch.ones(*keys.shape, *shape, dtype=torch.bool, device=keys.device)
-    # The upper 24 bits are less than `limit` where the whole word, read as unsigned, is less than limit << 40; with
-    # the sign bits turned over, a signed comparison says the same.
-    threshold = (limit << 40) - (1 << 63)
-
-    def finish(bits: Tensor) -> Tensor:
-        return bits.bitwise_xor_(-(1 << 63)) < threshold
-
-    return _draw(keys, start, math.prod(shape), torch.bool, finish).reshape(*keys.shape, *shape)
+    # The upper 24 bits are less than `limit` where the whole word, read as unsigned, is less than limit << 40.
+    if keys.device.type == "cpu":
+        drawn = _draw(keys, start, count, torch.bool, lambda words: words < np.uint64(limit << 40))
+    else:  # with the sign bits turned over, a signed comparison says the same
+        drawn = split_mix_64(keys, start, count).bitwise_xor_(-(1 << 63)) < (limit << 40) - (1 << 63)
+    return drawn.reshape(*keys.shape, *shape)

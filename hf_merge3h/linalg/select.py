@@ -8,118 +8,147 @@ histograms find it all the same.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .sparsify import bin_of_rank, from_bits, magnitude_histogram
 
-_STRIDE = 61  # one in so many entries is sampled; odd, so that no column of a matrix is met again and again
+_SAMPLED = 1 << 15  # entries of a sample, about
 _SURE = 6.0  # standard errors on each side
 
 
-class StreamedRanks:
-    """One k-th largest magnitude for each task, from parts [task, 1, entries].
+def _magnitudes(vectors: Float[Tensor, "task 1 part"]) -> Float[Tensor, "task part"]:
+    return vectors[:, 0].abs()
 
-    Ask `stride(number)` before each reading: None when all is known, else every how many-th entry it wants to see.
-    `look` may be called by several threads, `add` by one.
+
+class StreamedRanks:
+    """Some k-th largest magnitudes of each row, from parts [task, 1, entries]: a `passes.Search`.
 
     Args:
-        ranks: k for each task, from 1.
+        ranks: for each row, its values of k, from 1.
         entries: of the whole tensor.
+        rows: makes what is ranked, not negative, of a part; the tasks' magnitudes, if left out.
 
     Example:
-        >>> ranks = StreamedRanks((2,), 3)
+        >>> ranks = StreamedRanks([(1, 2)], 3)
         >>> while (step := ranks.stride()) is not None:
-        ...     ranks.add(ranks.look(torch.tensor([[[3.0, -5.0, 1.0]]])[..., ::step]))
+        ...     ranks.add(ranks.look(0, torch.tensor([[[3.0, -5.0, 1.0]]])[..., ::step]))
         >>> ranks.found
-        [3.0]
+        [[5.0, 3.0]]
     """
 
-    def __init__(self, ranks: tuple[int, ...], entries: int) -> None:
-        self._ranks, self._entries = ranks, entries
+    def __init__(
+        self, ranks: Sequence[Sequence[int]], entries: int, rows: Callable[[Tensor], Tensor] = _magnitudes
+    ) -> None:
+        self._ranks, self._entries, self._rows = ranks, entries, rows
+        self.sample_stride = entries // _SAMPLED | 1  # odd, so that no column of a matrix is met again and again
         self._phase = "start"
         self._gathered: list[list[Any]] = []
-        self._brackets: list[tuple[float, float]] = []
-        self._bins: list[tuple[Tensor, Tensor]] = []
+        self._brackets: list[list[tuple[float, float]]] = []
+        self._bins: list[list[tuple[Tensor, Tensor]]] = []
         self._lock = threading.Lock()
-        #: The k-th largest magnitudes, when `stride` has given None.
-        self.found: list[float] = []
+        #: The k-th largest magnitudes of each row, when `stride` has given None.
+        self.found: list[list[float]] = []
 
     def stride(self) -> int | None:
         """Close the last reading, and say what the next one is to show."""
         with self._lock:
             getattr(self, f"_after_{self._phase}")()
         self._gathered = [[] for _ in self._ranks]
-        return None if self.found else _STRIDE if self._phase == "sample" else 1
+        return None if self.found else self.sample_stride if self._phase == "sample" else 1
 
-    def look(self, vectors: Float[Tensor, "task 1 part"]) -> list[Any]:
-        """What one part says; one entry for each task."""
+    def look(self, start: int, vectors: Float[Tensor, "task 1 part"]) -> list[Any]:
+        """What one part says; one entry for each row."""
+        rows = self._rows(vectors)
         if self._phase == "sample":
-            return list(vectors.abs())
+            return [row.numpy().copy() for row in rows]
         if self._phase == "bracket":
-            return [
-                _within(part.abs().reshape(-1), bounds) for part, bounds in zip(vectors, self._brackets, strict=True)
-            ]
-        uppers = [None] * len(vectors) if self._phase == "upper" else [upper for upper, _ in self._bins]
-        return [magnitude_histogram(part, upper) for part, upper in zip(vectors, uppers, strict=True)]
+            return [_within(row.numpy(), bounds) for row, bounds in zip(rows, self._brackets, strict=True)]
+        if self._phase == "upper":
+            return [[magnitude_histogram(row.unsqueeze(0))] for row in rows]
+        return [
+            [magnitude_histogram(row.unsqueeze(0), upper) for upper, _ in bins]
+            for row, bins in zip(rows, self._bins, strict=True)
+        ]
 
     def add(self, seen: list[Any]) -> None:
         """Take in what `look` found."""
         for gathered, each in zip(self._gathered, seen, strict=True):
             if self._phase in ("upper", "lower") and gathered:
-                gathered[0] = gathered[0] + each
+                gathered[0] = [before + more for before, more in zip(gathered[0], each, strict=True)]
             else:
                 gathered.append(each)
 
     def _after_start(self) -> None:
         self._phase = "sample"
+        if not any(self._ranks):
+            self.found = [[] for _ in self._ranks]
 
     def _after_sample(self) -> None:
-        for rank, parts in zip(self._ranks, self._gathered, strict=True):
-            sample = torch.cat(parts, -1).reshape(-1).sort(descending=True).values
-            share = rank / self._entries
-            spread = _SURE * (len(sample) * share * (1 - share)) ** 0.5 + 2
-            middle = share * len(sample)
-            first, last = int(middle - spread), int(middle + spread) + 1
-            high = float(sample[first]) if first >= 0 else float("inf")
-            low = float(sample[last]) if last < len(sample) else 0.0
-            self._brackets.append((low, high))
+        for ranks, parts in zip(self._ranks, self._gathered, strict=True):
+            sample = np.sort(np.concatenate(parts))[::-1]
+            self._brackets.append([_bracket(sample, rank / self._entries) for rank in ranks])
         self._phase = "bracket"
 
     def _after_bracket(self) -> None:
         found = []
-        for rank, (low, high), parts in zip(self._ranks, self._brackets, self._gathered, strict=True):
-            above, between = sum(each[0] for each in parts), sum(each[1] for each in parts)
-            if not above < rank <= above + between:
-                self._phase = "upper"
-                return
-            if low == high:
-                found.append(low)
-                continue
-            values = torch.cat([each[2] for each in parts])
-            found.append(float(values.kthvalue(len(values) - (rank - above) + 1).values))
+        for ranks, brackets, parts in zip(self._ranks, self._brackets, self._gathered, strict=True):
+            row = []
+            for index, (rank, (low, high)) in enumerate(zip(ranks, brackets, strict=True)):
+                above, inside = (sum(each[index][place] for each in parts) for place in (0, 1))
+                if not above < rank <= above + inside:
+                    self._phase = "upper"
+                    return
+                if low == high:
+                    row.append(low)
+                    continue
+                values = np.concatenate([each[index][2] for each in parts])
+                place = len(values) - (rank - above)
+                row.append(float(np.partition(values, place)[place]))
+            found.append(row)
         self.found = found
 
     def _after_upper(self) -> None:
         self._bins = [
-            bin_of_rank(counts[0], torch.tensor([rank]))
-            for counts, rank in zip(self._gathered, self._ranks, strict=True)
+            [bin_of_rank(counts[0][0], torch.tensor([rank])) for rank in ranks]
+            for counts, ranks in zip(self._gathered, self._ranks, strict=True)
         ]
         self._phase = "lower"
 
     def _after_lower(self) -> None:
-        for (upper, rank), counts in zip(self._bins, self._gathered, strict=True):
-            self.found.append(from_bits(upper, bin_of_rank(counts[0], rank)[0]).item())
+        self.found = [
+            [
+                from_bits(upper, bin_of_rank(own, rank)[0]).item()
+                for (upper, rank), own in zip(bins, counts[0], strict=True)
+            ]
+            for bins, counts in zip(self._bins, self._gathered, strict=True)
+        ]
 
 
-def _within(sizes: Tensor, bounds: tuple[float, float]) -> tuple[int, int, Tensor | None]:
-    """How many are above the bracket, how many in it, and these."""
-    low, high = bounds
-    above = int(torch.count_nonzero(sizes > high))
-    if low == high:
-        return above, int(torch.count_nonzero(sizes == low)), None
-    chosen = sizes[(sizes >= low) & (sizes <= high)]
-    return above, len(chosen), chosen
+def _value(upper: Tensor, lower_counts: Tensor, rank: Tensor) -> float:
+    return from_bits(upper, bin_of_rank(lower_counts, rank)[0]).item()
+
+
+def _bracket(sample: np.ndarray, share: float) -> tuple[float, float]:
+    """Between which two magnitudes of a sample, sorted downwards, the value at this share of all lies."""
+    spread = _SURE * (len(sample) * share * (1 - share)) ** 0.5 + 2
+    middle = share * len(sample)
+    first, last = int(middle - spread), int(middle + spread) + 1
+    return float(sample[last]) if last < len(sample) else 0.0, float(sample[first]) if first >= 0 else float("inf")
+
+
+def _within(sizes: np.ndarray, brackets: list[tuple[float, float]]) -> list[tuple[int, int, np.ndarray | None]]:
+    """For each bracket how many are above it, how many in it, and these."""
+    found = []
+    for low, high in brackets:
+        above, reaching = sizes > np.float32(high), sizes >= np.float32(low)
+        outside = int(np.count_nonzero(above))
+        inside = int(np.count_nonzero(reaching)) - outside
+        chosen = None if low == high else sizes[np.flatnonzero(np.logical_xor(above, reaching, out=above))]
+        found.append((outside, inside, chosen))
+    return found

@@ -5,30 +5,25 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 #: How a sign is elected: by the sign of the weighted sum, or by the number of experts on each side.
 Election = Literal["sum", "count"]
 
 
-def elect(terms: Float[Tensor, "task *shape"], election: Election) -> Bool[Tensor, "*shape"]:
-    """True where the elected sign is +; a draw elects +.
+def elect(terms: Float[Tensor, "task *shape"], election: Election) -> Float[Tensor, "*shape"]:
+    """The elected signs, 1 or -1; a draw elects 1.
 
     >>> elect(torch.tensor([[1.0, -3.0], [1.0, -1.0], [-3.0, 3.0]]), "sum")
-    tensor([False, False])
+    tensor([-1., -1.])
     >>> elect(torch.tensor([[1.0, -3.0], [1.0, -1.0], [-3.0, 3.0]]), "count")
-    tensor([ True, False])
+    tensor([ 1., -1.])
     """
     total = torch.zeros_like(terms[0])
     for term in terms:
         total += term if election == "sum" else term.sign()
-    return total >= 0
-
-
-def agreement(term: Float[Tensor, "*shape"], positive: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """Where a term has the elected sign; a zero has none."""
-    return torch.where(positive, term > 0, term < 0)
+    return total.ge_(0).mul_(2).sub_(1)
 
 
 def weigh(
@@ -41,13 +36,16 @@ def weigh(
 def agreeing_sum(
     terms: Float[Tensor, "task batch *shape"],
     weights: Float[Tensor, "task"] | Float[Tensor, "task batch"],
-    positive: Bool[Tensor, "batch *shape"],
+    signs: Float[Tensor, "batch *shape"],
     *,
     normalize: bool,
 ) -> Float[Tensor, "batch *shape"]:
     """The sum of the terms w_t x_t that have the elected sign, divided by the sum of their w_t if `normalize`.
 
     Where no expert agrees, or the agreeing weights cancel, there is nothing to divide by and the sum stands.
+
+    A term that agrees times its sign is its magnitude, one that does not is negative: so the agreeing part is
+    max(0, s w_t x_t), and no branch is taken at any entry, which would be mispredicted half of the time.
 
     >>> terms = torch.tensor([[2.0], [4.0], [-1.0]])
     >>> agreeing_sum(terms, torch.ones(3), elect(terms, "sum"), normalize=True)
@@ -56,10 +54,12 @@ def agreeing_sum(
     weights = weights.reshape(*weights.shape, *[1] * (terms.ndim - weights.ndim))
     total, divisor = torch.zeros_like(terms[0]), torch.zeros_like(terms[0])
     for term, weight in zip(terms, weights, strict=True):
-        agrees = agreement(term, positive)
-        total += term * agrees
+        agreeing = (term * signs).clamp_min_(0)
+        total += agreeing
         if normalize:
-            divisor += weight * agrees
+            divisor += agreeing.sign_().mul_(weight)
+    total *= signs
     if not normalize:
         return total
-    return total / divisor.masked_fill_(divisor.abs() <= 1e-6 * weights.abs().amax(0), 1.0)
+    nothing = divisor.abs().le_(1e-6 * weights.abs().amax(0))  # 1 where there is nothing to divide by, else 0
+    return total.div_(divisor.sub_(divisor * nothing).add_(nothing))

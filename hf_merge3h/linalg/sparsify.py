@@ -7,12 +7,17 @@ order in which a device sorts.
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from .blocks import magnitudes, over_blocks
 from .precision import double
 
 #: What is done to the kept entries, so that dropping others does not shrink the whole: divide each by the probability
@@ -42,6 +47,15 @@ def count_of(share: float, n: int) -> int:
     (2, 2, 1)
     """
     return min(n, max(1, int(share * n)))
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Entries of what one index of the first dimension holds; all of a vector.
+
+    >>> row_length((4, 3, 2)), row_length((5,))
+    (6, 5)
+    """
+    return max(1, math.prod(shape[1:] if len(shape) > 1 else shape))
 
 
 def magnitude_bits(vectors: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -103,8 +117,31 @@ def kth_largest(vectors: Float[Tensor, "batch n"], k: int | Int[Tensor, "batch"]
 
 
 def at_least(stack: Float[Tensor, "batch *shape"], threshold: Tensor) -> Float[Tensor, "batch *shape"]:
-    """The entries whose magnitude reaches the threshold (one for all, or one for each tensor); zeros elsewhere."""
-    return torch.where(stack.abs() >= spread(threshold, stack), stack, 0.0)
+    """The entries whose magnitude reaches the threshold (one for all, or one for each tensor); zeros elsewhere.
+
+    >>> at_least(torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([2.0]))
+    tensor([[ 0., -2.,  3.]])
+    """
+    return greater(stack, torch.nextafter(threshold, torch.zeros_like(threshold)))
+
+
+def greater(stack: Float[Tensor, "batch *shape"], bound: Tensor) -> Float[Tensor, "batch *shape"]:
+    """The entries whose magnitude is greater than the bound (one for all, or one for each tensor); zeros elsewhere."""
+    if stack.device.type != "cpu":
+        return torch.where(stack.abs() > spread(bound, stack), stack, 0.0)
+    if bound.numel() == 1:  # on the CPU `where` mispredicts a branch at every second entry
+        return torch.hardshrink(stack, float(bound))
+    return stack.abs().gt_(spread(bound, stack)).mul_(stack).add_(0.0)  # a zero of either sign becomes +0
+
+
+def between(stack: Float[Tensor, "batch *shape"], least: Tensor, most: Tensor) -> Float[Tensor, "batch *shape"]:
+    """The entries whose magnitude is at least `least` and at most `most`; zeros elsewhere.
+
+    >>> between(torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([2.0]), torch.tensor([2.5]))
+    tensor([[ 0., -2.,  0.]])
+    """
+    kept = at_least(stack, least)
+    return kept - greater(kept, most)
 
 
 def keep_largest(stack: Float[Tensor, "batch *shape"], density: float) -> Float[Tensor, "batch *shape"]:
@@ -120,6 +157,16 @@ def keep_largest(stack: Float[Tensor, "batch *shape"], density: float) -> Float[
     return at_least(stack, kth_largest(rows, count_of(density, n)))
 
 
+def window(density: float, gamma: float, n: int) -> tuple[int, int]:
+    """How many of n entries are dropped as outliers, and how many are kept after them.
+
+    >>> window(0.5, 0.2, 10), window(0.9, 0.3, 10)
+    ((2, 5), (1, 9))
+    """
+    kept = count_of(density, n)
+    return min(int(gamma * n), n - kept), kept
+
+
 def keep_middle(stack: Float[Tensor, "batch *shape"], density: float, gamma: float) -> Float[Tensor, "batch *shape"]:
     """Drop the top `gamma` share, then keep the largest, so that a `density` share remains.
 
@@ -132,12 +179,9 @@ def keep_middle(stack: Float[Tensor, "batch *shape"], density: float, gamma: flo
     n = rows.shape[-1]
     if density >= 1 or n == 0:
         return stack
-    kept = count_of(density, n)
-    outliers = min(int(gamma * n), n - kept)
-    result = at_least(stack, kth_largest(rows, outliers + kept))
-    if outliers == 0:
-        return result
-    return torch.where(stack.abs() <= spread(kth_largest(rows, outliers + 1), stack), result, 0.0)
+    outliers, kept = window(density, gamma, n)
+    least = kth_largest(rows, outliers + kept)
+    return at_least(stack, least) if outliers == 0 else between(stack, least, kth_largest(rows, outliers + 1))
 
 
 def keep_probabilities(
@@ -155,25 +199,75 @@ def keep_probabilities(
     length = rows.shape[-1]
     if length < 2:
         return torch.full_like(stack, density)
-    order = rows.abs().argsort(dim=-1, stable=True)
     steps = torch.arange(length, device=stack.device, dtype=stack.dtype) * (2 * epsilon / (length - 1))
     by_rank = (steps + (density - epsilon)).clamp(min(_LEAST_PROBABILITY, density), 1.0)
-    probabilities = torch.empty_like(rows).scatter_(-1, order, by_rank.expand_as(rows))
+    probabilities = torch.empty_like(rows).scatter_(-1, by_magnitude(rows), by_rank.expand_as(rows))
     return probabilities.reshape(stack.shape)
+
+
+def by_magnitude(rows: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
+    """The order that sorts each row by magnitude, stable.
+
+    On the CPU numpy's radix sort of 16-bit integers is used twice, by the lower and by the upper half of the bit
+    patterns: a fifth of the time of torch's sort.
+
+    >>> by_magnitude(torch.tensor([[3.0, -1.0, 1.0, 2.0]]))
+    tensor([[1, 2, 3, 0]])
+    """
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return rows.abs().argsort(dim=-1, stable=True)
+    halves = rows.contiguous().view(torch.int16).unflatten(-1, (-1, 2))
+    lower, upper = (halves[..., half].contiguous() for half in ((0, 1) if sys.byteorder == "little" else (1, 0)))
+    upper &= 0x7FFF
+    if not lower.numpy().view(np.uint16).max(initial=0):
+        return _radix_order(upper)
+    first = _radix_order(lower)
+    return first.gather(-1, _radix_order(upper.gather(-1, first)))
+
+
+def _radix_order(halves: Int[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
+    return torch.from_numpy(halves.numpy().view(np.uint16).argsort(axis=-1, kind="stable"))
+
+
+def as_numbers(kept: Shaped[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*shape"]:
+    """1 for true and 0 for false; on the CPU by numpy, whose conversion uses the vector unit."""
+    if kept.dtype != torch.bool or kept.device.type != "cpu" or like.dtype != torch.float32:
+        return kept.to(like.dtype)
+    return torch.from_numpy(kept.numpy().astype(np.float32))
 
 
 def rescaled(
     stack: Float[Tensor, "batch *shape"],
-    kept: Bool[Tensor, "batch *shape"],
+    kept: Shaped[Tensor, "batch *shape"],
     probability: float | Float[Tensor, "batch *shape"],
     rule: Rescale,
+    factor: Float[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, "batch *shape"]:
-    """The kept entries, rescaled by the rule; zeros elsewhere."""
-    result = torch.where(kept, stack, 0.0)
+    """The kept entries, rescaled by the rule; zeros elsewhere.
+
+    Args:
+        stack: the tensors.
+        kept: true, or 1, where an entry is kept.
+        probability: with which it was.
+        rule: what to do with those.
+        factor: what the rule "l1" multiplies each tensor with, where the stack is a part of it only (`l1_factor`).
+    """
+    result = stack * as_numbers(kept, stack)
     if rule == "probability":
         return result * (1.0 / probability)
     if rule == "l1":
-        before, after = double(flat(stack).abs()).sum(-1), double(flat(result).abs()).sum(-1)
-        factor = torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)
+        factor = l1_factor(l1_norms(stack), l1_norms(result)) if factor is None else factor
         return result * spread(factor.to(stack), stack)
     return result
+
+
+def l1_norms(stack: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
+    """Sums of magnitudes, float64."""
+    if stack.device.type == "cpu" and stack.dtype == torch.float32:
+        return over_blocks(magnitudes, stack.unsqueeze(0), row_length(stack.shape[1:]))[0]
+    return double(flat(stack).abs()).sum(-1)
+
+
+def l1_factor(before: Float[Tensor, "*batch"], after: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """What restores a sum of magnitudes; 1 where nothing is left."""
+    return torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election
-from ..linalg.sparsify import keep_middle
-from ..registry import method
+from ..linalg.sparsify import at_least, between, keep_middle, window
+from ..passes import Elementwise, Searched
+from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
 from .common import Share, check_sum, per_expert
 from .ties import Density, merge_agreeing
@@ -28,11 +34,51 @@ def drop_tails(
     )
 
 
+def _parts(
+    merge: Callable[..., Tensor], options: tuple[str, ...]
+) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], tuple[int, ...]], Parts]:
+    """Breadcrumbs on one tensor part by part, with the thresholds of the whole tensor."""
+
+    def make(
+        parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Parts:
+        rest, n = {name: parameters[name] for name in options}, math.prod(shape)
+        shares, tops = (per_expert(parameters[name], len(weights)) for name in ("density", "gamma"))
+        ranks = [_ranks(share, top, n) for share, top in zip(shares, tops, strict=True)]
+
+        def after(found: list[list[float]]) -> Parts:
+            def finish(start: int, part: Tensor) -> Tensor:
+                cut = [_cut(own, row) for own, row in zip(part, found, strict=True)]
+                return merge(torch.stack(cut), weights, **rest)
+
+            return Elementwise(finish)
+
+        return Searched(StreamedRanks(ranks, n), after)
+
+    return make
+
+
+def _ranks(share: float, top: float, n: int) -> tuple[int, ...]:
+    """Of the smallest entry that is kept, and of the largest where outliers are dropped."""
+    outliers, kept = window(share, top, n)
+    if share >= 1:
+        return ()
+    return (outliers + kept, outliers + 1) if outliers else (outliers + kept,)
+
+
+def _cut(part: Float[Tensor, "1 entries"], found: list[float]) -> Float[Tensor, "1 entries"]:
+    least, *most = (part.new_tensor([bound]) for bound in found) if found else (None,)
+    if least is None:
+        return part
+    return between(part, least, most[0]) if most else at_least(part, least)
+
+
 @method(
     "breadcrumbs",
     title="Model Breadcrumbs",
     paper="arXiv:2312.06795",
     family="drop",
+    parts=_parts(merge_linearly, ("scale", "normalize")),
     check=check_sum,
     exempt=_CUT,
 )
@@ -81,6 +127,7 @@ def breadcrumbs(
     title="Model Breadcrumbs (TIES)",
     paper="arXiv:2312.06795",
     family="drop",
+    parts=_parts(merge_agreeing, ("scale", "normalize", "election")),
     check=check_sum,
     exempt=_CUT,
 )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..linalg.blocks import magnitudes
 from ..linalg.random import bernoulli
 from ..linalg.signs import Election
-from ..linalg.sparsify import Rescale, rescaled
-from ..registry import method
+from ..linalg.sparsify import Rescale, l1_factor, rescaled, row_length
+from ..passes import Elementwise, Searched, Total
+from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
 from .common import DRAWN, check_sum, per_expert
 from .ties import Density, merge_agreeing
@@ -24,52 +25,58 @@ def drop_by_lot(
     keys: Int[Tensor, "task batch"],
     density: float | tuple[float, ...],
     rescale: Rescale,
+    *,
     start: int = 0,
+    factors: Float[Tensor, "task batch"] | None = None,
 ) -> Float[Tensor, "task batch *shape"]:
-    """DARE: keep each entry with probability `density`."""
+    """DARE: keep each entry with probability `density`.
+
+    Args:
+        vectors: task vectors, or a part of them.
+        keys: of the masks.
+        density: for all experts, or for each.
+        rescale: what is done to the kept entries.
+        start: where in the flattened tensor the part begins.
+        factors: of the rule "l1", where it is a part.
+    """
     shares = per_expert(density, len(vectors))
+    own = [None] * len(vectors) if factors is None else factors
     return torch.stack(
         [
-            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale)
-            for vector, key, share in zip(vectors, keys, shares, strict=True)
+            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale, factor)
+            for vector, key, share, factor in zip(vectors, keys, shares, own, strict=True)
         ]
     )
 
 
-@dataclass(frozen=True)
-class DrawnParts:
-    """DARE on one tensor part by part: entry i of a mask is entry i of a stream, wherever a part begins."""
-
-    draw: Callable[[Tensor, int], Tensor]
-    finish: Callable[[Tensor], Tensor]
-
-    def stride(self) -> None:
-        """Nothing has to be known beforehand."""
-
-    def look(self, vectors: Tensor) -> None:
-        """Not called."""
-
-    def add(self, seen: None) -> None:
-        """Not called."""
-
-    def merge(self, start: int, vectors: Tensor) -> Tensor:
-        """Draw for one part, and merge what is kept."""
-        return self.finish(self.draw(vectors, start))
+def l1_sums(before: Tensor, after: Tensor) -> Float[Tensor, "2 task"]:
+    """Sums of magnitudes of parts [task, 1, entries], before and after entries were dropped."""
+    return torch.stack([magnitudes(before), magnitudes(after)])
 
 
 def _parts(
     merge: Callable[..., Tensor], options: tuple[str, ...]
-) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], int], DrawnParts | None]:
+) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], tuple[int, ...]], Parts]:
+    """DARE on one tensor part by part: entry i of a mask is entry i of a stream, wherever a part begins."""
+
     def make(
-        parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], entries: int
-    ) -> DrawnParts | None:
-        if parameters["rescale"] == "l1":  # a factor of the whole tensor
-            return None
+        parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Parts:
+        density, rule, keys, unit = parameters["density"], parameters["rescale"], supplied["keys"], row_length(shape)
+        rest = {name: parameters[name] for name in options}
 
-        def draw(part: Tensor, start: int) -> Tensor:
-            return drop_by_lot(part, supplied["keys"], parameters["density"], parameters["rescale"], start)
+        def measure(start: int, part: Tensor) -> Tensor:
+            return l1_sums(part, drop_by_lot(part, keys, density, "none", start=start))
 
-        return DrawnParts(draw, lambda kept: merge(kept, weights, **{name: parameters[name] for name in options}))
+        def after(sums: Tensor | None) -> Parts:
+            factors = None if sums is None else l1_factor(*sums).unsqueeze(-1)
+
+            def finish(start: int, part: Tensor) -> Tensor:
+                return merge(drop_by_lot(part, keys, density, rule, start=start, factors=factors), weights, **rest)
+
+            return Elementwise(finish, unit)
+
+        return Searched(Total(measure), after, unit) if rule == "l1" else after(None)
 
     return make
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..linalg.random import uniform
-from ..linalg.signs import Election
-from ..linalg.sparsify import Rescale, keep_probabilities, rescaled
-from ..registry import method
+from ..linalg.signs import Election, weigh
+from ..linalg.sparsify import Rescale, keep_probabilities, l1_factor, rescaled, row_length
+from ..passes import Elementwise, Searched
+from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
 from .common import DRAWN, Share, check_sum, per_expert
+from .dare import l1_sums
 from .ties import Density, merge_agreeing
 
 
@@ -21,8 +28,18 @@ def drop_by_rank(
     density: float | tuple[float, ...],
     epsilon: float | tuple[float, ...],
     rescale: Rescale,
+    *,
+    start: int = 0,
 ) -> Float[Tensor, "task batch *shape"]:
-    """DELLA's MagPrune: keep each entry with a probability that grows with its rank; density 1 keeps all."""
+    """DELLA's MagPrune: keep each entry with a probability that grows with its rank; density 1 keeps all.
+
+    Args:
+        vectors: task vectors, or whole rows of them.
+        keys: of the masks.
+        density, epsilon: for all experts, or for each.
+        rescale: what is done to the kept entries.
+        start: where in the flattened tensor the rows begin.
+    """
     shares, windows = per_expert(density, len(vectors)), per_expert(epsilon, len(vectors))
     kept = []
     for vector, key, share, window in zip(vectors, keys, shares, windows, strict=True):
@@ -30,9 +47,69 @@ def drop_by_rank(
             kept.append(vector)
             continue
         probability = keep_probabilities(vector, share, window)
-        drawn = uniform(key, vector[0].numel()).reshape(vector.shape)
-        kept.append(rescaled(vector, drawn < probability, probability, rescale))
+        drawn = uniform(key, vector[0].numel(), start=start).reshape(vector.shape)
+        kept.append(rescaled(vector, drawn.lt_(probability), probability, rescale))
     return torch.stack(kept)
+
+
+class _Kept:
+    """A search that remembers one bit an entry, as ranks are dear, and adds up magnitudes before and after."""
+
+    def __init__(self, drop: Callable[[int, Tensor], Tensor]) -> None:
+        self._drop, self._asked = drop, False
+        self._total: Tensor | None = None
+        self._bits: dict[int, np.ndarray] = {}
+        #: The bits of each part by its start, and what restores each expert's sum of magnitudes.
+        self.found: tuple[dict[int, np.ndarray], Tensor] | None = None
+
+    def stride(self) -> int | None:
+        """One reading of everything."""
+        if self._total is not None:
+            self.found = self._bits, l1_factor(*self._total)
+        self._asked, before = True, self._asked
+        return None if before else 1
+
+    def look(self, start: int, vectors: Tensor) -> tuple[int, np.ndarray, Tensor]:
+        """Draw for one part."""
+        kept = self._drop(start, vectors)
+        return start, np.packbits(kept.numpy() != 0, axis=-1), l1_sums(vectors, kept)
+
+    def add(self, seen: tuple[int, np.ndarray, Tensor]) -> None:
+        """Keep the bits, add up the sums."""
+        start, bits, sums = seen
+        self._bits[start] = bits
+        self._total = sums if self._total is None else self._total + sums
+
+
+def _parts(
+    merge: Callable[..., Tensor], options: tuple[str, ...]
+) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], tuple[int, ...]], Parts]:
+    """DELLA on whole rows of one tensor."""
+
+    def make(
+        parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> Parts:
+        unit, rest = row_length(shape), {name: parameters[name] for name in options}
+        density, epsilon, rule = (parameters[name] for name in ("density", "epsilon", "rescale"))
+
+        def drop(rescale: Rescale, start: int, part: Tensor) -> Tensor:
+            rows = part.unflatten(-1, (-1, unit)) if len(shape) > 1 else part
+            return drop_by_rank(rows, supplied["keys"], density, epsilon, rescale, start=start).flatten(2)
+
+        def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
+            bits, factors = found[0], found[1].unsqueeze(-1)
+
+            def finish(start: int, part: Tensor) -> Tensor:
+                kept = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).astype(np.float32)
+                return merge(weigh(part * torch.from_numpy(kept), factors.to(part)), weights, **rest)
+
+            return Elementwise(finish, unit)
+
+        if rule == "l1":
+            return Searched(_Kept(partial(drop, "none")), after, unit)
+        return Elementwise(lambda start, part: merge(drop(rule, start, part), weights, **rest), unit)
+
+    return make
 
 
 @method(
@@ -41,6 +118,7 @@ def drop_by_rank(
     paper="arXiv:2406.11617",
     family="drop",
     random=True,
+    parts=_parts(merge_linearly, ("scale", "normalize")),
     check=check_sum,
     exempt=DRAWN,
 )
@@ -96,6 +174,7 @@ def della_linear(
     paper="arXiv:2406.11617",
     family="drop",
     random=True,
+    parts=_parts(merge_agreeing, ("scale", "normalize", "election")),
     check=check_sum,
     exempt=DRAWN,
 )

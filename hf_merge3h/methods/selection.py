@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..linalg.blocks import over_blocks, squares
 from ..linalg.precision import double
+from ..linalg.select import StreamedRanks
 from ..linalg.signs import agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, flat, kth_largest
-from ..linalg.weighted import in_order
-from ..registry import Range, method
+from ..linalg.weighted import in_blocks, in_order
+from ..passes import Elementwise, Searched, Total
+from ..registry import Parts, Range, method
 from .arithmetic import Scale
 
 
-def _select(vectors: Float[Tensor, "task batch *shape"], share: float) -> Float[Tensor, "task batch *shape"]:
-    """Keep the `share` of the entries on which the experts differ at all, those of greatest variance first."""
-    if share >= 1 or vectors[0].numel() == 0:
-        return vectors
+def _variance(vectors: Float[Tensor, "task batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    """T times the variance of each entry over the experts."""
     shifted = vectors - vectors[0]  # so that equal entries vary by exactly nothing, not by the rounding of their mean
-    variance = in_order((shifted - in_order(shifted) * (1.0 / len(vectors))).square())
-    rows = flat(variance)
-    count = ((rows > 0).sum(-1) * share).long().clamp_min(1)
-    return vectors * ((at_least(variance, kth_largest(rows, count))) > 0)
+    return in_order((shifted - in_order(shifted) * (1.0 / len(vectors))).square_())
+
+
+def _chosen(vectors: Float[Tensor, "task batch *shape"], bound: Tensor | None) -> Float[Tensor, "task batch *shape"]:
+    """The entries whose variance reaches the bound and is not zero; zeros elsewhere."""
+    return vectors if bound is None else vectors * at_least(_variance(vectors), bound).sign_()
+
+
+def _rank(varying: Int[Tensor, "*batch"], share: float) -> Int[Tensor, "*batch"]:
+    """How many entries are selected of those with any variance."""
+    return (varying * share).long().clamp_min(1)
+
+
+def _bound(vectors: Float[Tensor, "task batch *shape"], share: float) -> Float[Tensor, "batch"] | None:
+    """The least variance of the `share` of the entries, those of greatest variance first; None where all are taken."""
+    if share >= 1 or vectors[0].numel() == 0:
+        return None
+    rows = flat(_variance(vectors))
+    return kth_largest(rows, _rank((rows > 0).sum(-1), share))
+
+
+def _factors(means: Float[Tensor, "task batch"], equal_below: float) -> Float[Tensor, "task batch"]:
+    """Each expert's share of the mean squares."""
+    total = in_order(means)
+    equal = (total <= 0) | (total < equal_below)
+    return torch.where(equal, 1.0 / len(means), means / torch.where(equal, 1.0, total)).float()
+
+
+def _erase(
+    selected: Float[Tensor, "task batch *shape"], factors: Float[Tensor, "task batch"]
+) -> Float[Tensor, "batch *shape"]:
+    """The weighted mean of what has the elected sign."""
+    return agreeing_sum(weigh(selected, factors), factors, elect(selected, "sum"), normalize=True)
+
+
+def _sce_parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts:
+    """SCE part by part: count what varies, find the bound, weigh the experts, merge."""
+    n, share = math.prod(shape), parameters["select_topk"]
+
+    def weigh_up(bound: Tensor | None) -> Parts:
+        def after(sums: Tensor) -> Parts:
+            factors = _factors(sums.unsqueeze(-1) / n, parameters["equal_below"])
+            return Elementwise(lambda start, part: _erase(_chosen(part, bound), factors))
+
+        return Searched(Total(lambda start, part: squares(_chosen(part, bound))), after)
+
+    def choose(varying: Tensor) -> Parts:
+        rank = int(_rank(varying, share))
+        return Searched(StreamedRanks([(rank,)], n, _variance), lambda found: weigh_up(torch.tensor(found[0])))
+
+    if share >= 1:
+        return weigh_up(None)
+    return Searched(Total(lambda start, part: _variance(part).count_nonzero()), choose)
 
 
 @method(
@@ -32,6 +86,7 @@ def _select(vectors: Float[Tensor, "task batch *shape"], share: float) -> Float[
     title="SCE",
     paper="arXiv:2408.07990",
     family="sign",
+    parts=_sce_parts,
     weighted=False,
 )
 def sce(
@@ -68,12 +123,14 @@ def sce(
         One weight a tensor and expert. `equal_below` is 0 here and 1e-6 in mergekit, where task vectors of a root mean
         square under 0.001 are thus weighed equally.
     """
-    selected = _select(vectors, select_topk)
-    squares = torch.stack([double(flat(vector)).square().mean(-1) for vector in selected])
-    total = in_order(squares)
-    equal = (total <= 0) | (total < equal_below)
-    factors = torch.where(equal, 1.0 / len(vectors), squares / torch.where(equal, 1.0, total)).to(vectors)
-    return agreeing_sum(weigh(selected, factors), factors, elect(selected, "sum"), normalize=True)
+    selected = _chosen(vectors, _bound(vectors, select_topk))
+    n = max(1, vectors[0, 0].numel())
+    if vectors.device.type == "cpu" and vectors.dtype == torch.float32:
+        sums = over_blocks(squares, selected)
+    else:
+        sums = torch.stack([double(flat(vector)).square().sum(-1) for vector in selected])
+    factors = _factors(sums / n, equal_below).to(vectors)
+    return in_blocks(lambda part: _erase(part, factors), selected)
 
 
 @method(

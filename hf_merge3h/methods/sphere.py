@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import bad
+from ..linalg.blocks import gram as whole_gram
+from ..linalg.blocks import gram_of_block
 from ..linalg.low_rank import LowRank
 from ..linalg.precision import double
 from ..linalg.sphere import (
@@ -18,8 +20,9 @@ from ..linalg.sphere import (
     projected_mean_coefficients,
     slerp_coefficients,
 )
-from ..linalg.weighted import combine, in_order, shares, weighted_cat
-from ..registry import Range, method
+from ..linalg.weighted import combine, in_order, shares, weighted_cat, weighted_sum
+from ..passes import Elementwise, Searched, Total
+from ..registry import Parts, Range, method
 from .common import check_sum
 
 _STRAIGHT = 0.9995  # SLERP is linear where the cosine is greater, as its implementations are
@@ -32,12 +35,27 @@ def _whole(vectors: Float[Tensor, "task batch *shape"]) -> tuple[int, ...]:
     return tuple(range(1, vectors.ndim - 1))
 
 
+def _slerp_coefficients(products: Tensor, t: float) -> Tensor:
+    return slerp_coefficients(products, t, parallel=lambda cosine: cosine.abs() > _STRAIGHT)
+
+
+def _slerp_parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts:
+    def after(products: Tensor) -> Parts:
+        coefficients = _slerp_coefficients(products, parameters["t"]).float()
+        return Elementwise(lambda start, part: weighted_sum(part, coefficients))
+
+    return Searched(Total(lambda start, part: gram_of_block(part)), after)
+
+
 @method(
     "slerp",
     title="SLERP",
     paper="doi:10.1145/325165.325242",
     family="sphere",
     space="weight",
+    parts=_slerp_parts,
     experts=(2, 2),
     weighted=False,
     exempt={"permutation": "t is the share of the second expert; it holds at t = 1/2"},
@@ -72,8 +90,8 @@ def slerp(
     Note:
         Where |cos a| > 0.9995 the walk is along the straight line.
     """
-    products = gram(vectors, _whole(vectors))
-    return combine(vectors, slerp_coefficients(products, t, parallel=lambda cosine: cosine.abs() > _STRAIGHT))
+    coefficients = _slerp_coefficients(whole_gram(vectors), t)
+    return combine(vectors, coefficients.reshape(*coefficients.shape, *[1] * (vectors.ndim - 2)))
 
 
 def _check_angle(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:

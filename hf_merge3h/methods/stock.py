@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..linalg.blocks import gram as whole_gram
+from ..linalg.blocks import gram_of_block
 from ..linalg.low_rank import LowRank
+from ..linalg.sparsify import spread
 from ..linalg.sphere import gram, low_rank_gram, low_rank_row_gram, mean_cosine
 from ..linalg.weighted import weighted_sum
-from ..registry import Range, method
+from ..passes import Elementwise, Searched, Total
+from ..registry import Parts, Range, method
 
 _GUARD = 1e-6  # under this the experts cancel each other out: their mean is the base
 
@@ -34,12 +39,33 @@ def _model_stock_low_rank(
     return LowRank(mean.left * (ratio.unsqueeze(-1) if filter_wise else ratio[..., None, None]), mean.right)
 
 
+def _shortened_mean(
+    vectors: Float[Tensor, "task batch *shape"], ratio: Float[Tensor, "batch *coarse"]
+) -> Float[Tensor, "batch *shape"]:
+    """t mean_t D_t."""
+    return weighted_sum(vectors, vectors.new_full((len(vectors),), 1.0 / len(vectors))) * ratio
+
+
+def _parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts | None:
+    if parameters["filter_wise"] and len(shape) > 1:
+        return None
+
+    def after(products: Tensor) -> Parts:
+        ratio = _interpolation(products, parameters["cosine_floor"]).float()
+        return Elementwise(lambda start, part: _shortened_mean(part, ratio.reshape(1, 1)))
+
+    return Searched(Total(lambda start, part: gram_of_block(part)), after)
+
+
 @method(
     "model_stock",
     title="Model Stock",
     paper="arXiv:2403.19522",
     family="linear",
     low_rank=_model_stock_low_rank,
+    parts=_parts,
     experts=(2, None),
     weighted=False,
 )
@@ -79,6 +105,8 @@ def model_stock(
         task vector has the cosine 0 with every other. Where |1 + (T - 1) c| < 1e-6 the base is kept.
         `cosine_floor` is 0 here and 1e-6 in mergekit, where short task vectors then count as less alike.
     """
-    first = 2 if filter_wise and vectors.ndim > 3 else 1
-    ratio = _interpolation(gram(vectors, tuple(range(first, vectors.ndim - 1))), cosine_floor).to(vectors)
-    return weighted_sum(vectors, torch.full_like(weights, 1.0 / len(vectors))) * ratio
+    if filter_wise and vectors.ndim > 3:
+        ratio = _interpolation(gram(vectors, tuple(range(2, vectors.ndim - 1))), cosine_floor).to(vectors)
+        return _shortened_mean(vectors, ratio)
+    ratio = _interpolation(whole_gram(vectors), cosine_floor).to(vectors)
+    return _shortened_mean(vectors, spread(ratio, vectors[0]))

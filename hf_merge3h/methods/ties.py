@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,8 @@ from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election, agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, bin_of_rank, count_of, from_bits, keep_largest, magnitude_histogram
 from ..linalg.weighted import in_blocks
-from ..registry import Accumulator, PerExpert, Range, method
+from ..passes import Elementwise, Searched
+from ..registry import Accumulator, Parts, PerExpert, Range, method
 from .arithmetic import Scale
 from .common import check_sum, per_expert
 
@@ -32,7 +34,8 @@ def merge_agreeing(
 
     def merge(part: Tensor) -> Tensor:
         terms = weigh(part, weights)
-        return agreeing_sum(terms, weights, elect(terms, election), normalize=normalize) * scale
+        total = agreeing_sum(terms, weights, elect(terms, election), normalize=normalize)
+        return total if scale == 1 else total * scale
 
     return in_blocks(merge, vectors)
 
@@ -102,48 +105,23 @@ def prepare_thresholds(parameters: Mapping[str, Any], n_experts: int) -> Accumul
     return ModelThresholds(per_expert(parameters["density"], n_experts))
 
 
-class TrimmedParts:
+def _parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts:
     """TIES on one tensor part by part, with the thresholds of the whole tensor."""
+    rest = {name: parameters[name] for name in ("scale", "normalize", "election")}
 
-    def __init__(
-        self, parameters: Mapping[str, Any], weights: Tensor, statistics: tuple[float, ...] | None, entries: int
-    ) -> None:
-        names = ("scale", "normalize", "election")
-        self._weights, self._rest = weights, {name: parameters[name] for name in names}
-        self._thresholds = statistics
-        self._ranks: StreamedRanks | None = None
-        density = per_expert(parameters["density"], len(weights))
-        if statistics is None and min(density) < 1 and entries:
-            self._ranks = StreamedRanks(tuple(count_of(share, entries) for share in density), entries)
+    def after(thresholds: tuple[float, ...] | None) -> Parts:
+        def merge(start: int, part: Tensor) -> Tensor:
+            return merge_agreeing(part if thresholds is None else trim(part, 1.0, thresholds), weights, **rest)
 
-    def stride(self) -> int | None:
-        """What the search for the thresholds wants to see next."""
-        if self._ranks is None or self._thresholds is not None:
-            return None
-        wanted = self._ranks.stride()
-        if wanted is None:
-            self._thresholds = tuple(self._ranks.found)
-        return wanted
+        return Elementwise(merge)
 
-    def look(self, vectors: Tensor) -> Any:
-        """Look for the thresholds."""
-        assert self._ranks is not None
-        return self._ranks.look(vectors)
-
-    def add(self, seen: Any) -> None:
-        """Take in what was found."""
-        assert self._ranks is not None
-        self._ranks.add(seen)
-
-    def merge(self, start: int, vectors: Tensor) -> Tensor:
-        """Trim one part and merge what is left."""
-        if self._thresholds is not None:
-            vectors = trim(vectors, 1.0, self._thresholds)
-        return merge_agreeing(vectors, self._weights, **self._rest)
-
-
-def _parts(parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], entries: int) -> TrimmedParts:
-    return TrimmedParts(parameters, weights, supplied.get("statistics"), entries)
+    density, n = per_expert(parameters["density"], len(weights)), math.prod(shape)
+    if supplied.get("statistics") is not None or min(density) >= 1:
+        return after(supplied.get("statistics"))
+    search = StreamedRanks([(count_of(share, n),) for share in density], n)
+    return Searched(search, lambda found: after(tuple(row[0] for row in found)))
 
 
 @method(

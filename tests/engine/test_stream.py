@@ -24,8 +24,10 @@ from hf_merge3h.engine import stream, walk
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import Progress
+from hf_merge3h.linalg import blocks
 from hf_merge3h.manifest import Manifest
 from hf_merge3h.recipes.types import ModelReference, Recipe, TensorJob
+from hf_merge3h.registry import Parts
 from tests.engine.models import METHODS, ROLES, expert_count, peft_model, quiet, whole_experts
 from tests.engine.recipes import family, recipe, save
 from tests.models import tiny
@@ -53,13 +55,59 @@ def test_streamed_is_merged_in_memory(method: str, tiny_family: Any, tmp_path: P
     folder, base, experts = tiny_family
     count = expert_count(method)
     live = copy.deepcopy(base)
+    monkeypatch.setattr(blocks, "BLOCK", 100)  # many parts, as large tensors have
+    monkeypatch.setattr(walk, "PIECE", 300)
     with quiet():
         live.merge_3h(dict(zip(ROLES, experts[:count], strict=False)), method=method, progress=False)
-    monkeypatch.setattr(walk, "CHUNK", 100)  # many parts, as large tensors have
     run(recipe(folder, method, ("e1", "e2", "e3")[:count]), tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
     for name, tensor in live.state_dict().items():
         assert torch.equal(loaded[name], tensor), name
+
+
+IN_READINGS = [
+    ("dare_linear", {"rescale": "l1"}),
+    ("dare_ties", {"rescale": "l1", "density": (0.2, 0.5, 1.0)}),
+    ("della", {"rescale": "l1", "density": (0.2, 0.5, 1.0)}),
+    ("della_linear", {"rescale": "none"}),
+    ("breadcrumbs", {"density": (0.3, 0.9, 1.0), "gamma": (0.0, 0.1, 0.2)}),
+    ("breadcrumbs_ties", {"density": 0.5, "gamma": 0.05}),
+    ("sce", {"select_topk": 0.3, "equal_below": 1e-6}),
+    ("ties", {"density": (0.1, 0.5, 1.0), "election": "count"}),
+    ("model_stock", {"cosine_floor": 1e-6}),
+    ("model_stock", {"filter_wise": True}),
+    ("slerp", {"t": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("method", "parameters"), IN_READINGS, ids=str)
+def test_parts_are_what_the_whole_is(
+    method: str, parameters: Any, tiny_family: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    folder, base, experts = tiny_family
+    count = expert_count(method)
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    monkeypatch.setattr(walk, "PIECE", 300)
+    live = copy.deepcopy(base)
+    with quiet():
+        live.merge_3h(dict(zip(ROLES, experts[:count], strict=False)), method=method, progress=False, **parameters)
+    measured = run(recipe(folder, method, ("e1", "e2", "e3")[:count], parameters=parameters), tmp_path / "out")
+    found = weights(tmp_path / "out")
+    assert all(torch.equal(found[name], t) for name, t in live.state_dict().items() if name in found)
+    plain = recipe(folder, method, ("e1", "e2", "e3")[:count], parameters=parameters)
+    run(plain, tmp_path / "plain", diagnostics=False)
+    names = [name for name in measured.outputs if name.endswith(".safetensors")]
+    assert names
+    assert all((tmp_path / "plain" / name).read_bytes() == (tmp_path / "out" / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "sce", "model_stock", "slerp"])
+def test_no_tensor_is_in_memory_as_a_whole(method: str) -> None:
+    parts = get_method(method).parts
+    assert parts is not None
+    bound = get_method(method).bind({"rescale": "l1"} if method in ("dare_ties", "della") else {}, 2)
+    supplied = {"keys": torch.zeros(2, 1, dtype=torch.int64), "statistics": None}
+    assert isinstance(parts(bound, torch.ones(2), supplied, (64, 32)), Parts)
 
 
 @pytest.mark.parametrize("method", ["ties", "linear", "dare_ties", "tsv_merge"])

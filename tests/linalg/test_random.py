@@ -37,6 +37,13 @@ def test_blocks_change_nothing(monkeypatch):
         assert torch.equal(uniform(keys, 100, start=77), whole[..., 77:177])
 
 
+@pytest.mark.parametrize("start", [0, 1, 2**33 + 5])
+def test_the_cpu_draws_the_same_stream(start):
+    keys = mask_keys(3, ["a", "b"], ["x"])
+    wanted = split_mix_64(keys, start, 100).bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1)
+    assert torch.equal(uniform(keys, 100, start=start) * 2**24, wanted.float())
+
+
 @pytest.mark.parametrize("probability", [0.0, 1e-9, 0.1, 1 / 3, 0.5, 0.999, 1.0])
 def test_a_mask_is_true_where_the_uniform_number_is_less(probability):
     keys = mask_keys(5, ["a"], ["x", "y"])

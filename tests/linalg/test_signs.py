@@ -4,26 +4,25 @@ import torch
 
 from hf_merge3h import get_method
 from hf_merge3h.linalg import weighted
-from hf_merge3h.linalg.signs import agreeing_sum, agreement, elect, weigh
+from hf_merge3h.linalg.signs import agreeing_sum, elect, weigh
 from hf_merge3h.linalg.weighted import shares, weighted_sum
 
 
 def test_a_draw_elects_plus():
     terms = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert elect(terms, "sum").tolist() == [True, True]
-    assert elect(terms, "count").tolist() == [True, True]
+    assert elect(terms, "sum").tolist() == [1.0, 1.0]
+    assert elect(terms, "count").tolist() == [1.0, 1.0]
 
 
 def test_sum_and_count_can_differ():
     terms = torch.tensor([[5.0], [-1.0], [-1.0]])
-    assert elect(terms, "sum").item() is True
-    assert elect(terms, "count").item() is False
+    assert elect(terms, "sum").item() == 1.0
+    assert elect(terms, "count").item() == -1.0
 
 
 def test_zero_agrees_with_neither_sign():
-    zero = torch.zeros(1)
-    assert not agreement(zero, torch.tensor([True]))
-    assert not agreement(zero, torch.tensor([False]))
+    terms, weights = torch.tensor([[0.0, 0.0], [3.0, -3.0]]), torch.tensor([1.0, 2.0])
+    assert agreeing_sum(terms, weights, elect(terms, "sum"), normalize=True).tolist() == [1.5, -1.5]
 
 
 def test_the_divisor_is_the_weight_of_those_who_agree():

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 from hf_merge3h.linalg import sparsify
 from hf_merge3h.linalg.sparsify import (
+    at_least,
+    between,
+    by_magnitude,
     count_of,
     keep_largest,
     keep_middle,
@@ -53,6 +56,25 @@ def test_large_tensors_take_the_histogram():
     vectors = torch.randn(1, sparsify._SELECT_BY_HISTOGRAM, generator=torch.Generator().manual_seed(0))
     k = count_of(0.2, vectors.shape[-1])
     assert (vectors.abs() >= kth_largest(vectors, k)).sum() == k
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=40), st.data())
+def test_thresholds_are_inclusive_and_zeros_have_no_sign(numbers, data):
+    stack = torch.tensor([numbers, numbers[::-1]], dtype=torch.float32)
+    low, high = sorted(data.draw(st.tuples(st.sampled_from(numbers), st.sampled_from(numbers))), key=abs)
+    least, most = torch.tensor(low).abs(), torch.tensor(high).abs()
+    kept = torch.where(stack.abs() >= least, stack, 0.0)
+    for threshold in (least, least.expand(2)):
+        assert torch.equal(at_least(stack, threshold), kept)
+        assert not (at_least(stack, threshold).signbit() & (kept == 0) & (stack != 0)).any()
+    assert torch.equal(between(stack, least, most), torch.where(stack.abs() <= most, kept, 0.0))
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=40))
+def test_the_order_by_magnitude_is_stable(numbers):
+    rows = torch.tensor([[numbers, numbers[::-1]]], dtype=torch.float32)
+    for each in (rows, rows.bfloat16().float()):
+        assert torch.equal(by_magnitude(each), each.abs().argsort(dim=-1, stable=True))
 
 
 def test_a_share_is_rounded_down_but_never_to_nothing():
