@@ -241,7 +241,6 @@ def rescaled(
     kept: Shaped[Tensor, "batch *shape"],
     probability: float | Float[Tensor, "batch *shape"],
     rule: Rescale,
-    factor: Float[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, "batch *shape"]:
     """The kept entries, rescaled by the rule; zeros elsewhere.
 
@@ -250,14 +249,12 @@ def rescaled(
         kept: true, or 1, where an entry is kept.
         probability: with which it was.
         rule: what to do with those.
-        factor: what the rule "l1" multiplies each tensor with, where the stack is a part of it only (`l1_factor`).
     """
     result = stack * as_numbers(kept, stack)
     if rule == "probability":
         return result * (1.0 / probability)
     if rule == "l1":
-        factor = l1_factor(l1_norms(stack), l1_norms(result)) if factor is None else factor
-        return result * spread(factor.to(stack), stack)
+        return result * spread(l1_factor(l1_norms(stack), l1_norms(result)).to(stack), stack)
     return result
 
 

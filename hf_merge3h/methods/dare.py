@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..linalg.blocks import magnitudes
 from ..linalg.random import bernoulli
-from ..linalg.signs import Election
+from ..linalg.signs import Election, weigh
 from ..linalg.sparsify import Rescale, l1_factor, rescaled, row_length
-from ..passes import Elementwise, Searched, Total
+from ..passes import Elementwise, Searched
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
 from .common import DRAWN, check_sum, per_expert
@@ -27,7 +29,6 @@ def drop_by_lot(
     rescale: Rescale,
     *,
     start: int = 0,
-    factors: Float[Tensor, "task batch"] | None = None,
 ) -> Float[Tensor, "task batch *shape"]:
     """DARE: keep each entry with probability `density`.
 
@@ -37,21 +38,64 @@ def drop_by_lot(
         density: for all experts, or for each.
         rescale: what is done to the kept entries.
         start: where in the flattened tensor the part begins.
-        factors: of the rule "l1", where it is a part.
     """
     shares = per_expert(density, len(vectors))
-    own = [None] * len(vectors) if factors is None else factors
     return torch.stack(
         [
-            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale, factor)
-            for vector, key, share, factor in zip(vectors, keys, shares, own, strict=True)
+            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale)
+            for vector, key, share in zip(vectors, keys, shares, strict=True)
         ]
     )
 
 
-def l1_sums(before: Tensor, after: Tensor) -> Float[Tensor, "2 task"]:
-    """Sums of magnitudes of parts [task, 1, entries], before and after entries were dropped."""
-    return torch.stack([magnitudes(before), magnitudes(after)])
+class _Kept:
+    """A search that draws, remembers one bit an entry, and adds up magnitudes before and after."""
+
+    def __init__(self, drop: Callable[[int, Tensor], Tensor]) -> None:
+        self._drop, self._asked = drop, False
+        self._total: Tensor | None = None
+        self._bits: dict[int, np.ndarray] = {}
+        #: The bits of each part by its start, and what restores each expert's sum of magnitudes.
+        self.found: tuple[dict[int, np.ndarray], Tensor] | None = None
+
+    def stride(self) -> int | None:
+        """One reading of everything."""
+        if self._total is not None:
+            self.found = self._bits, l1_factor(*self._total)
+        self._asked, before = True, self._asked
+        return None if before else 1
+
+    def look(self, start: int, vectors: Tensor) -> tuple[int, np.ndarray, Tensor]:
+        """Draw for one part."""
+        kept = self._drop(start, vectors)
+        return start, np.packbits(kept.numpy() != 0, axis=-1), torch.stack([magnitudes(vectors), magnitudes(kept)])
+
+    def add(self, seen: tuple[int, np.ndarray, Tensor]) -> None:
+        """Keep the bits, add up the sums."""
+        start, bits, sums = seen
+        self._bits[start] = bits
+        self._total = sums if self._total is None else self._total + sums
+
+
+def restored_parts(drop: Callable[[int, Tensor], Tensor], merge: Callable[[Tensor], Tensor], unit: int) -> Parts:
+    """Parts of a method that drops entries by lot and restores each expert's sum of magnitudes.
+
+    Args:
+        drop: zeroes entries of the part that begins somewhere.
+        merge: what is kept and rescaled.
+        unit: entries of a row.
+    """
+
+    def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
+        bits, factors = found[0], found[1].unsqueeze(-1)
+
+        def finish(start: int, part: Tensor) -> Tensor:
+            kept = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).astype(np.float32)
+            return merge(weigh(part * torch.from_numpy(kept), factors.to(part)))
+
+        return Elementwise(finish, unit)
+
+    return Searched(_Kept(drop), after, unit)
 
 
 def _parts(
@@ -62,21 +106,15 @@ def _parts(
     def make(
         parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
     ) -> Parts:
-        density, rule, keys, unit = parameters["density"], parameters["rescale"], supplied["keys"], row_length(shape)
-        rest = {name: parameters[name] for name in options}
+        unit, rest = row_length(shape), {name: parameters[name] for name in options}
 
-        def measure(start: int, part: Tensor) -> Tensor:
-            return l1_sums(part, drop_by_lot(part, keys, density, "none", start=start))
+        def drop(rescale: Rescale, start: int, part: Tensor) -> Tensor:
+            return drop_by_lot(part, supplied["keys"], parameters["density"], rescale, start=start)
 
-        def after(sums: Tensor | None) -> Parts:
-            factors = None if sums is None else l1_factor(*sums).unsqueeze(-1)
-
-            def finish(start: int, part: Tensor) -> Tensor:
-                return merge(drop_by_lot(part, keys, density, rule, start=start, factors=factors), weights, **rest)
-
-            return Elementwise(finish, unit)
-
-        return Searched(Total(measure), after, unit) if rule == "l1" else after(None)
+        rule = parameters["rescale"]
+        if rule == "l1":
+            return restored_parts(partial(drop, "none"), lambda kept: merge(kept, weights, **rest), unit)
+        return Elementwise(lambda start, part: merge(drop(rule, start, part), weights, **rest), unit)
 
     return make
 

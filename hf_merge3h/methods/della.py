@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..linalg.random import uniform
-from ..linalg.signs import Election, weigh
-from ..linalg.sparsify import Rescale, keep_probabilities, l1_factor, rescaled, row_length
-from ..passes import Elementwise, Searched
+from ..linalg.signs import Election
+from ..linalg.sparsify import Rescale, keep_probabilities, rescaled, row_length
+from ..passes import Elementwise
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
 from .common import DRAWN, Share, check_sum, per_expert
-from .dare import l1_sums
+from .dare import restored_parts
 from .ties import Density, merge_agreeing
 
 
@@ -52,35 +51,6 @@ def drop_by_rank(
     return torch.stack(kept)
 
 
-class _Kept:
-    """A search that remembers one bit an entry, as ranks are dear, and adds up magnitudes before and after."""
-
-    def __init__(self, drop: Callable[[int, Tensor], Tensor]) -> None:
-        self._drop, self._asked = drop, False
-        self._total: Tensor | None = None
-        self._bits: dict[int, np.ndarray] = {}
-        #: The bits of each part by its start, and what restores each expert's sum of magnitudes.
-        self.found: tuple[dict[int, np.ndarray], Tensor] | None = None
-
-    def stride(self) -> int | None:
-        """One reading of everything."""
-        if self._total is not None:
-            self.found = self._bits, l1_factor(*self._total)
-        self._asked, before = True, self._asked
-        return None if before else 1
-
-    def look(self, start: int, vectors: Tensor) -> tuple[int, np.ndarray, Tensor]:
-        """Draw for one part."""
-        kept = self._drop(start, vectors)
-        return start, np.packbits(kept.numpy() != 0, axis=-1), l1_sums(vectors, kept)
-
-    def add(self, seen: tuple[int, np.ndarray, Tensor]) -> None:
-        """Keep the bits, add up the sums."""
-        start, bits, sums = seen
-        self._bits[start] = bits
-        self._total = sums if self._total is None else self._total + sums
-
-
 def _parts(
     merge: Callable[..., Tensor], options: tuple[str, ...]
 ) -> Callable[[Mapping[str, Any], Tensor, Mapping[str, Any], tuple[int, ...]], Parts]:
@@ -96,17 +66,8 @@ def _parts(
             rows = part.unflatten(-1, (-1, unit)) if len(shape) > 1 else part
             return drop_by_rank(rows, supplied["keys"], density, epsilon, rescale, start=start).flatten(2)
 
-        def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
-            bits, factors = found[0], found[1].unsqueeze(-1)
-
-            def finish(start: int, part: Tensor) -> Tensor:
-                kept = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).astype(np.float32)
-                return merge(weigh(part * torch.from_numpy(kept), factors.to(part)), weights, **rest)
-
-            return Elementwise(finish, unit)
-
         if rule == "l1":
-            return Searched(_Kept(partial(drop, "none")), after, unit)
+            return restored_parts(partial(drop, "none"), lambda kept: merge(kept, weights, **rest), unit)
         return Elementwise(lambda start, part: merge(drop(rule, start, part), weights, **rest), unit)
 
     return make
