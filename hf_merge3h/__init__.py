@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .engine.recipes import merge_recipe
     from .engine.report import MergeReport
     from .engine.verify import verify
+    from .evaluation.run import evaluate_3h
     from .judges import CallableJudge, PipelineJudge, PrecomputedJudge, RuleJudge
     from .lab.mixing import mix_data
     from .linalg.low_rank import LowRank
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "merge": "engine.doors",
     "merge_recipe": "engine.recipes",
+    "evaluate_3h": "evaluation.run",
     "load_manifest": "manifest",
     "write_card": "publishing.card",
     "publish": "publishing.hub",
@@ -64,6 +66,7 @@ _HOMES = {
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "merge",
     "merge_recipe",
+    "evaluate_3h",
     "load_manifest",
     "write_card",
     "publish",

@@ -10,22 +10,26 @@ import shutil
 import textwrap
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import PROMPTS, base_model, expert_paths
+from . import PROMPTS, ROLES, base_model, expert_paths
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 MERGED = "merged"
+#: of the suite 3h-offline: what a model of this size can show in two minutes
+TABLE = ("gsm8k_likelihood", "truthfulqa", "strongreject", "safe_lookalikes")
 
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder for the merged adapter.")] = Path("demo_output"),
     method: Annotated[str, typer.Option(help="A merging method, see `hf-merge3h methods`.")] = "r_tsvm",
+    items: Annotated[int, typer.Option(min=0, help="Questions a data set of the 3H table; 0 leaves it out.")] = 12,
     tokens: Annotated[int, typer.Option(min=1, help="Length of each answer, in tokens.")] = 36,
 ) -> None:
     """Merge the three shipped experts and show what came of it."""
@@ -56,8 +60,31 @@ def run(
         "\nOne prompt each shows how the models differ, not how good they are. A merge keeps some of what its experts "
         "do\nand loses some, at 135M parameters refusals first: test what you merge."
     )
+    if items:
+        show_table(model, tokenizer, paths, folder, items)
     typer.echo(f"\nThe merged adapter lies in {folder} ({time.perf_counter() - start:.0f} s in all). Use it with\n")
     typer.echo(f"    PeftModel.from_pretrained(base_model, {str(folder)!r})")
+
+
+def show_table(model: PeftModel, tokenizer: Any, paths: Mapping[str, Path], folder: Path, items: int) -> None:
+    """Measure base, experts and merged adapter on a few questions, and put the results beside the adapter."""
+    from hf_merge3h.evaluation.run import evaluate_3h
+    from hf_merge3h.evaluation.text import short_text
+
+    typer.secho(f"\n[3H] {items} questions a data set; none that an expert was trained on ...", bold=True)
+    report = evaluate_3h(
+        {"base": (model, None)} | {ROLES[role]: (model, role) for role in paths} | {"merged": (model, MERGED)},
+        limit=items,
+        datasets=TABLE,
+        tokenizer=tokenizer,
+        leave_out=list(paths.values()),
+        skip_unreachable=True,
+        progress=False,
+    )
+    report.write_into(folder)
+    report.to_html(folder.parent / "report.html")
+    typer.echo(f"\n{short_text(report)}\n")
+    typer.echo(f"So few items show directions at best. The whole report: {folder.parent / 'report.html'}")
 
 
 def save(model: PeftModel, out: Path) -> Path:

@@ -1,0 +1,251 @@
+"""Who answers: a model in this process, a server, a file of answers that exist. All give rows of the same form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from ..errors import MergeError, SourceError, bad, show
+from .generate import Batching, answers, batches, encode, prompt_text
+from .items import Item, ask, question_hash
+from .likelihood import choice_scores, token_scores
+from .models import Opened
+from .sources import read_file
+from .store import Row
+from .suite import Task
+
+_MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks, which no model is meant to write
+_TRIES = 3
+
+
+class Answerer(Protocol):
+    """Gives rows `{"id", "answers"}`, `{"id", "log_likelihoods"}` or `{"id", "log_likelihood", "tokens"}`."""
+
+    @property
+    def identity(self) -> str:
+        """Which model it is: answers of one identity are not mixed with another's."""
+
+    def refuses(self, task: Task) -> str:
+        """Why it cannot do a task; "" where it can."""
+
+    def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
+        """Items as they are asked together: the same parts for the same items, whatever was done before."""
+
+    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+        """Answers to one part."""
+
+
+class ModelAnswerer:
+    """A model in this process."""
+
+    def __init__(self, opened: Opened, batching: Batching, seed: int) -> None:
+        self.opened, self.batching, self.seed = opened, batching, seed
+        self.identity = opened.identity
+        self._size = batching.size
+
+    def refuses(self, task: Task) -> str:
+        """Nothing: a model in this process does all forms."""
+        return ""
+
+    def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
+        """Batches by length of prompt."""
+        size = 1 if task.form == "choices" else self._size
+        lengths = [
+            len(self._prompt(task, item)) + len(str(item.reference or "")) * (task.form == "likelihood")
+            for item in items
+        ]
+        return [[items[index] for index in batch] for batch in batches(lengths, size)]
+
+    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+        """Answers or log-likelihoods of a batch; halves it where memory does not do."""
+        if task.form == "choices":
+            return [self._choices(task, item) for item in part]
+        work = self._likelihoods if task.form == "likelihood" else self._texts
+        return self.batching.run(part, lambda items: work(task, items))
+
+    def _prompt(self, task: Task, item: Item) -> str:
+        return prompt_text(task, ask(task, item), self.opened)
+
+    def _texts(self, task: Task, items: Sequence[Item]) -> list[Row]:
+        prompts = [encode(self.opened, self._prompt(task, item)) for item in items]
+        digest = hashlib.sha256(f"{self.seed}:{items[0].id}".encode()).digest()
+        found = answers(self.opened, task, prompts, int.from_bytes(digest[:4], "big"))
+        return [{"id": item.id, "answers": texts} for item, texts in zip(items, found, strict=True)]
+
+    def _choices(self, task: Task, item: Item) -> Row:
+        def scored(sizes: Sequence[int]) -> list[list[float]]:
+            return [choice_scores(self.opened, self._prompt(task, item), item.choices, min(self.batching.size, 64))]
+
+        return {"id": item.id, "log_likelihoods": self.batching.run([len(item.choices)], scored)[0]}
+
+    def _likelihoods(self, task: Task, items: Sequence[Item]) -> list[Row]:
+        pairs = []
+        for item in items:
+            before = self._prompt(task, item)
+            start = encode(self.opened, before)
+            gold = _MARKS.sub("", str(item.reference))
+            pairs.append((start, encode(self.opened, before + ("" if self.opened.chat else " ") + gold)[len(start) :]))
+        found = token_scores(self.opened, pairs)
+        return [
+            {"id": item.id, "log_likelihood": float(scores.mean()), "tokens": len(scores)}
+            for item, scores in zip(items, found, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server: `url` as far as `/v1`. A key is read from the environment, and shown nowhere.
+
+    Attributes:
+        url: http(s) address.
+        model: what the server calls it.
+        key_variable: environment variable that holds the key.
+        workers: requests at a time.
+        timeout: seconds one request may take.
+    """
+
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    workers: int = 8
+    timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+            raise bad(
+                "endpoint", parts.scheme, "http(s)://HOST/v1, without a password", "put a key into OPENAI_API_KEY"
+            )
+
+    @property
+    def identity(self) -> str:
+        """Which server and model; the server may change the model without a word."""
+        return hashlib.sha256(f"{self.url} {self.model}".encode()).hexdigest()[:16]
+
+    def refuses(self, task: Task) -> str:
+        """Chat servers give no log-likelihoods of texts that are not theirs."""
+        return "a chat server gives no log-likelihoods" if task.form in ("choices", "likelihood") else ""
+
+    def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
+        """As many as are asked at a time."""
+        return [list(items[start : start + self.workers]) for start in range(0, len(items), self.workers)]
+
+    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+        """What the server answers."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            found = list(pool.map(lambda item: self._ask(task, ask(task, item)), part))
+        return [{"id": item.id, "answers": texts} for item, texts in zip(part, found, strict=True)]
+
+    def _ask(self, task: Task, question: str) -> list[str]:
+        sampled = task.temperature > 0
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": task.max_new_tokens,
+            "temperature": task.temperature,
+            **({"n": task.samples} if sampled else {}),
+        }
+        told = self._post(json.dumps(body).encode())
+        try:
+            return [choice["message"]["content"] or "" for choice in told["choices"]]
+        except (KeyError, TypeError):
+            raise MergeError(f"{self.url}: its answer holds no choices: {show(told)}") from None
+
+    def _post(self, body: bytes) -> Any:
+        key = os.environ.get(self.key_variable)
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
+        for attempt in range(_TRIES):
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                said, final = f"status {error.code}", error.code < 500 and error.code != 429
+            except (OSError, ValueError) as error:
+                said, final = f"{type(error).__name__}: {getattr(error, 'reason', error)}", False
+            if final or attempt == _TRIES - 1:
+                break
+        raise MergeError(f"{self.url}: {said}; finished items are kept, and the same call goes on with the rest")
+
+
+class Predictions:
+    """Answers that exist, in a JSONL file: from vLLM, an API, or lm_eval's `--log_samples`.
+
+    A row names its question (`question` or `prompt`, or `doc` as lm_eval writes it) and its data set (`dataset`; not
+    needed where the file's name contains it), and holds `answer` (text, or a list of samples) or `log_likelihoods`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._found = read_file(self.path, "predictions")
+        self.identity = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+        for number, row in enumerate(self._found, 1):
+            if _content(row) is None:
+                raise SourceError(
+                    f"{self.path}, row {number}: has neither `answer` nor `log_likelihoods` (it has {', '.join(row)})"
+                )
+
+    def _of(self, task: Task) -> dict[str, Row]:
+        named = [row for row in self._found if row.get("dataset", row.get("task")) == task.name]
+        if not named and task.name in self.path.stem:
+            named = [row for row in self._found if row.get("dataset", row.get("task")) is None]
+        return {question_hash(text): row for row in named if (text := _question(row, task)) is not None}
+
+    def refuses(self, task: Task) -> str:
+        """Why a task cannot be scored from this file."""
+        rows = self._of(task)
+        if not rows:
+            return f"{self.path.name} holds no answers to it"
+        wanted = "log_likelihoods" if task.form == "choices" else "answers"
+        if task.form == "likelihood" or not any(wanted in (_content(row) or {}) for row in rows.values()):
+            return f"{self.path.name} holds no {wanted.replace('_', '-')} for it"
+        return ""
+
+    def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
+        """One part: the items that the file has."""
+        rows = self._of(task)
+        return [[item for item in items if question_hash(item.question) in rows]]
+
+    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+        """What the file says."""
+        rows = self._of(task)
+        return [{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]
+
+
+def _question(row: Row, task: Task) -> str | None:
+    for place in (row, row.get("doc")):
+        if isinstance(place, dict):
+            for key in ("question", "prompt", task.fields["question"]):
+                if isinstance(place.get(key), str):
+                    return str(place[key])
+    return None
+
+
+def _content(row: Row) -> Row | None:
+    for key in ("answer", "answers", "prediction", "response"):
+        value = row.get(key)
+        if isinstance(value, str):
+            return {"answers": [value]}
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            return {"answers": value}
+    if isinstance(row.get("log_likelihoods"), list):
+        return {"log_likelihoods": row["log_likelihoods"]}
+    resps = row.get("resps")
+    if isinstance(resps, list) and resps:
+        flat = [each[0] if isinstance(each, list) and each else each for each in resps]
+        first = flat[0]
+        if isinstance(first, str):
+            return {"answers": [each for each in flat if isinstance(each, str)]}
+        if isinstance(first, (list, tuple)) and first:  # lm_eval: (log-likelihood, is it the greedy one)
+            return {"log_likelihoods": [float(each[0]) for each in flat]}
+    return None
