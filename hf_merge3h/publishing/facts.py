@@ -93,9 +93,7 @@ class Facts:
             role = entry.get("role") or ("base" if entry["base"] else "")
             found.append(_parent(entry, role, "model", carrier=bool(adapters)))
             found += [_parent(each, role, "adapter") for each in adapters]
-        places = {(each.source, each.commit) for each in found if each.role == "base"}
-        found = [each for each in found if not each.carrier or (each.source, each.commit) not in places]
-        return tuple(sorted(found, key=lambda each: _rank(each.role)))
+        return each_once(found)
 
     @property
     def base(self) -> Parent | None:
@@ -199,6 +197,13 @@ class Facts:
         """A name for a merge that has none."""
         parts = listed([self.called(role) for role in self.roles[:6]])
         return f"{one_line(self.method['title'], 60)} of {parts or 'layers'}"
+
+
+def each_once(parents: Sequence[Parent]) -> tuple[Parent, ...]:
+    """Parents in the order of their roles; the base once, however many adapters lie on it."""
+    places = {(each.source, each.commit) for each in parents if each.role == "base"}
+    kept = [each for each in parents if not each.carrier or (each.source, each.commit) not in places]
+    return tuple(sorted(kept, key=lambda each: _rank(each.role)))
 
 
 def _rank(role: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from ..models.cards import FILE as CARD
 from ..models.cards import read_card
 from ..recipes.types import Recipe
-from .facts import Parent
+from .facts import Parent, each_once
 from .refusals import in_one_line, patiently
 
 
@@ -24,7 +24,7 @@ def stated(recipe: Recipe, *, token: str | bool | None = None, local_files_only:
             _parent(reference.source, reference.role, "model", token, local_files_only, bool(reference.adapters))
         )
         found += [_parent(each, reference.role, "adapter", token, local_files_only) for each in reference.adapters]
-    return tuple(found)
+    return each_once(found)
 
 
 def _parent(source: str, role: str, kind: str, token: Any, offline: bool, carrier: bool = False) -> Parent:
