@@ -39,6 +39,7 @@ def make_stream_plan(
     if seed is not None:
         recipe = dataclasses.replace(recipe, seed=seed)
     models = open_models(recipe, hub or HubOptions())
+    recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_other_bases(models)))
     drop_tied_copies(models, recipe.base or 0)
     vocabulary, models = match_vocabularies(recipe, models)
     problems = Problems(f"{recipe.label}: these models cannot be merged")
@@ -85,6 +86,19 @@ def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
             problems.add(str(error))
         problems.raise_any()
     return tuple(opened)
+
+
+def _other_bases(models: Sequence[SourceModel]) -> list[str]:
+    """A warning for each model that several adapters are applied to which record different bases."""
+    found = []
+    for folder in dict.fromkeys(model.found.folder for model in models):
+        same = [model for model in models if model.found.folder == folder]
+        names = {each.label: each.adapter.base_name for model in same for _, each in model.adapters}
+        known = {label: name for label, name in names.items() if name}
+        if len(set(known.values())) > 1:
+            each = ", ".join(f"{label}: {name}" for label, name in known.items())
+            found.append(f"adapters of one model record different bases ({each}): their changes may not fit together")
+    return found
 
 
 def _check_kinds(models: Sequence[SourceModel], recipe: Recipe, problems: Problems) -> None:

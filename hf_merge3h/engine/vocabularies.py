@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ..errors import Problems
-from ..models.sources import SourceModel
+from ..errors import Problems, RequestError
+from ..models.sources import SourceModel, skeleton_of
 from ..models.weights.compare import equal
 
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$")
@@ -24,14 +24,16 @@ def drop_tied_copies(models: Sequence[SourceModel], main: int) -> None:
     """
     ours = models[main]
     problems = Problems("these models tie their weights differently")
-    head = _copies(ours)
-    if head and ours.config.get("tie_word_embeddings", ours.text_config.get("tie_word_embeddings")):
-        _drop(ours, head)
+    if not any(_may_repeat(model, ours) for model in models):
+        return  # the usual case, which needs no look at the model's class
+    ties = _ties(ours)
+    if ours.config.get("tie_word_embeddings", ours.text_config.get("tie_word_embeddings")):
+        _drop(ours, _copies(ours, ties))
     for model in models:
-        found = _copies(model) if model is not ours else {}
+        found = _copies(model, ties) if model is not ours else {}
         extra = {name: kept for name, kept in found.items() if name not in ours.specs}
         for name, kept in extra.items():
-            if not equal(model.checkpoint.load(name), model.checkpoint.load(kept)):
+            if not _same(model, name, kept):
                 problems.add(
                     f"{model.label}: {name!r} and {kept!r} differ, and {ours.label} ties them; save it with "
                     "tie_word_embeddings=False first"
@@ -40,9 +42,30 @@ def drop_tied_copies(models: Sequence[SourceModel], main: int) -> None:
     problems.raise_any()
 
 
-def _copies(model: SourceModel) -> Mapping[str, str]:
-    """Output heads that have the shape of the input embedding, and that embedding."""
+def _may_repeat(model: SourceModel, main: SourceModel) -> bool:
+    """Whether a model has what the main one has not, or the main one two tensors with a row for each token."""
+    if model is not main:
+        return bool(model.specs.keys() - main.specs.keys())
+    size = main.checkpoint.vocabulary
+    return size is not None and sum(spec.shape[:1] == (size,) for spec in main.specs.values()) > 1
+
+
+def _ties(model: SourceModel) -> Mapping[str, str] | None:
+    """Names on disk that tied tensors could have besides their own, as the model's class says; None without a class."""
+    from ..models.weights.names import NameMap
+
+    try:
+        return NameMap(skeleton_of(model.found.folder, model.config, model.label)).aliases
+    except RequestError:  # code of its own, or a config that is no model's
+        return None
+
+
+def _copies(model: SourceModel, ties: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Tensors that could be another's copy, and that other: by the ties, else heads by the embedding's shape."""
     specs = model.specs
+    if ties:
+        pairs = {name: kept for name, kept in ties.items() if name in specs and kept in specs}
+        return {name: kept for name, kept in pairs.items() if specs[name].shape == specs[kept].shape}
     inputs = [name for name in specs if _INPUT.search(name)]
     return {
         name: inputs[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from hf_merge3h import RequestError, get_method
+from hf_merge3h import OutputError, RequestError, get_method
 from hf_merge3h.engine import stream, walk
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
@@ -173,6 +174,31 @@ def test_a_copied_head_is_dropped(tmp_path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(RequestError, match=r"e2: 'lm_head.weight' and .* differ"):
         run(recipe(tmp_path, "ties"), tmp_path / "out", overwrite=True)
+
+
+def test_a_copied_head_goes_by_what_the_class_ties(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = tiny.gpt2()
+    experts = whole_experts(base)
+    for name, model in [("base", base), *((f"e{n}", each) for n, each in enumerate(experts, start=1))]:
+        save(model, tmp_path / name)
+    path = tmp_path / "e1" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["transformer.wte.weight"].clone()}, path, {"format": "pt"})
+    run(recipe(tmp_path, "ties"), tmp_path / "out")
+    assert "lm_head.weight" not in weights(tmp_path / "out")
+
+
+def test_adapters_of_other_bases_are_told(tmp_path: Path) -> None:
+    base, _ = family(tmp_path, 0)
+    adapters = {}
+    for seed, name in enumerate(("e1", "e2", "e3")):
+        peft = peft_model(base, {"one": {"r": 2}}, seed=seed)
+        peft.peft_config["one"].base_model_name_or_path = "me/other" if seed else "me/base"
+        peft.save_pretrained(tmp_path / f"a{name}", selected_adapters=["one"], save_embedding_layers=False)
+        adapters[name] = (str(tmp_path / f"a{name}" / "one"),)
+    manifest = run(recipe(tmp_path, "ties", adapters=adapters), tmp_path / "out")
+    assert any("record different bases" in each and "me/other" in each for each in manifest.content["warnings"])
 
 
 def test_layers_are_stacked_by_passthrough(tiny_family: Any, tmp_path: Path) -> None:
@@ -364,6 +390,36 @@ def test_other_architectures(make: str, tmp_path: Path) -> None:
     run(recipe(tmp_path, "ties"), tmp_path / "out")
     loaded = type(base).from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in live.state_dict().items())
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tiny_family: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    folder, _, _ = tiny_family
+    (folder / "base" / "vocab.txt").write_text("a")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)  # the weights are written by then
+        with pytest.raises(OutputError, match=r"out=.*No space left"):
+            run(recipe(folder, "ties"), tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+        with pytest.raises(RequestError, match=r"bytes of free space; 1,000 are left"):
+            run(recipe(folder, "ties"), tmp_path / "out")
+    (folder / "base" / "vocab.txt").unlink()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_broken_files_beside_the_weights_are_found_by_the_plan(name: str, tmp_path: Path) -> None:
+    family(tmp_path)
+    (tmp_path / "base" / name).write_text("{")
+    with pytest.raises(RequestError, match=f"{name} is no JSON"):
+        plan_recipe(recipe(tmp_path, "ties"), device="cpu")
+    (tmp_path / "base" / name).write_text("[]")
+    with pytest.raises(RequestError, match=f"{name} holds no JSON object"):
+        plan_recipe(recipe(tmp_path, "ties"), device="cpu")
 
 
 SCRIPT = """
