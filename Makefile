@@ -6,18 +6,24 @@ TESTS ?=
 
 # One thread a worker: torch would start as many threads as there are cores in each of them.
 test: export OMP_NUM_THREADS ?= 1
-test check demo: export HF_HUB_DISABLE_TELEMETRY ?= 1
+test check demo space space-check: export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help demo test check docs bench clean venv
+.PHONY: help demo test check docs bench clean venv space space-check
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv:
 	@$(PYTHON) .ci/environment.py
 
 demo: venv  ## merge the three shipped experts of SmolLM2-135M-Instruct and show what came out
 	$(PY) -m hf_merge3h.demo
+
+space: venv  ## open the Space: merge in the browser (GRADIO_SERVER_PORT and GRADIO_SERVER_NAME say where)
+	cd spaces_app && ../$(PY) app.py
+
+space-check: venv  ## build the Space as the Hub would, in a fresh environment, and tour it
+	$(PY) .ci/space_check.py
 
 test: venv  ## run all tests (TESTS=tests/linalg for some, JOBS=1 for one process)
 	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS)) $(TESTS)

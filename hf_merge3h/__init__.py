@@ -20,9 +20,11 @@ from .errors import MergeError, MergeWarning, OutputError, RequestError, SourceE
 
 if TYPE_CHECKING:
     from .engine.doors import merge
+    from .engine.forecast import plan_facts
     from .engine.inspect import inspect
-    from .engine.recipes import merge_recipe
+    from .engine.recipes import merge_recipe, plan_recipe
     from .engine.report import MergeReport
+    from .engine.spectra import spectra
     from .engine.verify import verify
     from .evaluation.run import evaluate_3h
     from .judges import CallableJudge, PipelineJudge, PrecomputedJudge, RuleJudge
@@ -31,8 +33,12 @@ if TYPE_CHECKING:
     from .manifest import load_manifest
     from .methods.linear import preference_grid
     from .metrics import metric_path
+    from .metrics.refusal_rule import refuses
     from .publishing.card import write_card
     from .publishing.hub import publish
+    from .publishing.licenses import license_verdict
+    from .recipes.mergekit import recipe_parameters
+    from .recipes.read import read_recipe
     from .registry import Method, PerExpert, Range, get_method, list_methods, method
 
 __version__ = "0.1.0"
@@ -41,11 +47,17 @@ _HOMES = {
     "merge": "engine.doors",
     "merge_recipe": "engine.recipes",
     "evaluate_3h": "evaluation.run",
+    "read_recipe": "recipes.read",
+    "recipe_parameters": "recipes.mergekit",
+    "plan_recipe": "engine.recipes",
+    "plan_facts": "engine.forecast",
+    "spectra": "engine.spectra",
     "load_manifest": "manifest",
     "write_card": "publishing.card",
     "publish": "publishing.hub",
     "verify": "engine.verify",
     "inspect": "engine.inspect",
+    "license_verdict": "publishing.licenses",
     "MergeReport": "engine.report",
     "LowRank": "linalg.low_rank",
     "PipelineJudge": "judges",
@@ -55,6 +67,7 @@ _HOMES = {
     "preference_grid": "methods.linear",
     "mix_data": "lab.mixing",
     "metric_path": "metrics",
+    "refuses": "metrics.refusal_rule",
     "Method": "registry",
     "PerExpert": "schema",
     "Range": "schema",
@@ -67,11 +80,17 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "merge",
     "merge_recipe",
     "evaluate_3h",
+    "read_recipe",
+    "recipe_parameters",
+    "plan_recipe",
+    "plan_facts",
+    "spectra",
     "load_manifest",
     "write_card",
     "publish",
     "verify",
     "inspect",
+    "license_verdict",
     "MergeReport",
     "list_methods",
     "get_method",
@@ -87,6 +106,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "PrecomputedJudge",
     "RuleJudge",
     "metric_path",
+    "refuses",
     "MergeError",
     "MergeWarning",
     "OutputError",

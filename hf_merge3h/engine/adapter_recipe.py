@@ -28,6 +28,7 @@ from .doors import merge_adapters
 from .finish import finish
 from .request import resolve_device, resolve_dtype
 from .saved import saved_manifest
+from .stream_plan import Tell
 
 _NAME = "default"  # PEFT saves this adapter into the folder itself
 _MARGIN = 1 << 22  # bytes of config and manifest
@@ -107,7 +108,7 @@ def plan_adapters(
 
 
 def merge_adapter_plan(
-    plan: AdapterPlan, out: Path, *, diagnostics: bool = True, overwrite: bool = False, progress: bool = True
+    plan: AdapterPlan, out: Path, *, diagnostics: bool = True, overwrite: bool = False, progress: bool | Tell = True
 ) -> Manifest:
     """Carry out a plan into a folder that `PeftModel.from_pretrained` loads; it appears whole or not at all."""
     output = OutputFolder(out, overwrite=overwrite)

@@ -38,6 +38,7 @@ from .request import Request, as_integer, make_request, resolve_dtype
 from .run import Run
 from .saved import fingerprint
 from .sinks import AdapterSink, WeightSink
+from .stream_plan import Tell
 
 #: What vLLM's `max_lora_rank` may be set to.
 _SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -155,7 +156,7 @@ def merge_adapters(
     seed: int,
     device: str | torch.device,
     dtype: str | torch.dtype | None,
-    progress: bool,
+    progress: bool | Tell,
     overwrite: bool,
     hub: HubOptions,
     parameters: Mapping[str, Any],

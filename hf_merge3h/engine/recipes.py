@@ -15,7 +15,7 @@ from .adapter_recipe import AdapterPlan, merge_adapter_plan, plan_adapters
 from .folder import check_side_files
 from .steps import make_stream_plan
 from .stream import merge_plan
-from .stream_plan import Progress, StreamPlan
+from .stream_plan import Progress, StreamPlan, Tell
 
 
 def merge_recipe(
@@ -28,7 +28,7 @@ def merge_recipe(
     max_shard_size: int | str = "5GB",
     diagnostics: bool = True,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: bool | Tell = True,
     token: str | bool | None = None,
     cache_dir: str | None = None,
     local_files_only: bool = False,
@@ -44,7 +44,8 @@ def merge_recipe(
         max_shard_size: largest file, such as "5GB".
         diagnostics: measure what the merge does to each block, and hash all files.
         overwrite: replace `out`, which is kept until the new one is whole.
-        progress: show a bar.
+        progress: show a bar; or a function that is called with a `Progress` after each tensor or stack. What it raises
+            ends the merge, and nothing is left behind.
         token, cache_dir, local_files_only: as in `from_pretrained`.
 
     Returns:
@@ -60,9 +61,10 @@ def merge_recipe(
     plan = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed, hub=hub)
     if isinstance(plan, AdapterPlan):
         return merge_adapter_plan(plan, Path(out), diagnostics=diagnostics, overwrite=overwrite, progress=progress)
-    with _Bar(plan, progress) as bar:
+    with _Bar(plan, progress is True) as bar:
+        tell = progress if callable(progress) else bar.tell
         return merge_plan(
-            plan, Path(out), max_shard_size=max_shard_size, diagnostics=diagnostics, overwrite=overwrite, tell=bar.tell
+            plan, Path(out), max_shard_size=max_shard_size, diagnostics=diagnostics, overwrite=overwrite, tell=tell
         )
 
 

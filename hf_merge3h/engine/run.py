@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from . import diagnostics
 from .measures import TensorReport
 from .plan import Group, Plan
 from .request import Request
+from .stream_plan import Progress, Tell
 
 #: Reads one tensor of the base by name, in its storage dtype.
 BaseReader = Callable[[str], Tensor]
@@ -53,7 +55,7 @@ class Run:
         base_label: what an error calls the base.
         weights_at_hand: the base's weights may be read for every tensor (false for adapters on adapters).
         name_on_disk: by which masks are drawn, where the plan's names are others.
-        progress: show a bar.
+        progress: show a bar, or call a function after each group.
         measure: whether to look at what the merge does; without it there are no reports.
         baseless: there is no base at all, and every method gets whole weights.
     """
@@ -65,7 +67,7 @@ class Run:
     base_label: str
     sink: Sink
     weights_at_hand: bool
-    progress: bool = True
+    progress: bool | Tell = True
     name_on_disk: Callable[[str], str] = str
     measure: bool = True
     baseless: bool = False
@@ -74,14 +76,18 @@ class Run:
         """Merge everything; the reports are in the order of the plan."""
         statistics = self._prepare()
         reports: list[TensorReport] = []
+        start, done = time.perf_counter(), 0
         with self._bar(self.plan.numbers, "merging") as bar:
             for group in self.plan.groups:
                 reports += self.merge(group, statistics)
                 bar.update(group.numbers)
+                done += group.numbers
+                if callable(self.progress):
+                    self.progress(Progress(done, self.plan.numbers, time.perf_counter() - start))
         return reports
 
     def _bar(self, total: int, what: str) -> tqdm:
-        return tqdm(total=total, desc=what, unit="", unit_scale=True, disable=not self.progress, leave=False)
+        return tqdm(total=total, desc=what, unit="", unit_scale=True, disable=self.progress is not True, leave=False)
 
     def _prepare(self) -> object:
         """The method's first passes over the whole model, where it wants some."""

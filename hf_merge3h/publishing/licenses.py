@@ -180,6 +180,16 @@ def judge(licenses: Iterable[str]) -> Verdict:
     return Verdict(tuple(names), status, *chosen, conflicts, questions, obligations)
 
 
+def license_verdict(cards: Iterable[Mapping[str, Any] | None]) -> Verdict:
+    """What the licences in some model cards add up to: front matter each, or None where there is no card.
+
+    Example:
+        >>> license_verdict([{"license": "apache-2.0"}, {"license": "mit"}]).status
+        'compatible'
+    """
+    return judge(license for card in cards for license in canonical(card))
+
+
 def _questions(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name == NONE:

@@ -6,13 +6,14 @@ code is here. A method that mergekit does not have takes our own parameters with
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 from ..errors import RequestError, nearest, show
 from ..registry import Method, get_method, list_methods
+from ..schema import Parameter
 from .types import PASSTHROUGH
 
 #: What the base is to a method: the origin of task vectors; that or nothing; one of two models, the first; one model
@@ -142,7 +143,6 @@ MERGEKIT_NAMES = frozenset(
 )
 
 
-@cache
 def method_names() -> tuple[str, ...]:
     """All that `merge_method` may say: mergekit's names, ours and our aliases."""
     ours = [name for record in list_methods() for name in (record.name, *record.aliases)]
@@ -182,3 +182,21 @@ def as_ours(rules: Rules, name: str, value: Any) -> Any:
     if parameter.type is bool and not isinstance(value, bool) and value in (0, 1):
         return bool(value)
     return value
+
+
+def recipe_parameters(name: str) -> dict[str, Parameter]:
+    """The parameters of a method as a recipe has them: by the recipe's names, with a recipe's defaults.
+
+    Raises:
+        RequestError: no such method.
+
+    Example:
+        >>> recipe_parameters("ties")["density"].default, "lambda" in recipe_parameters("ties")
+        (1.0, True)
+    """
+    rules = rules_of(name)
+    found = {}
+    for parameter in rules.method.parameters if rules.method else ():
+        default = as_ours(rules, parameter.name, rules.defaults.get(parameter.name, parameter.default))
+        found[rules.spellings[parameter.name][0]] = dataclasses.replace(parameter, default=default)
+    return found

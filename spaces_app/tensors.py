@@ -1,0 +1,72 @@
+"""The tensor work, and nothing else: what a ZeroGPU Space borrows its GPU for. Elsewhere it runs where it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+try:
+    import spaces
+except ImportError:  # not on a Space, or not wanted there
+    spaces = None
+
+import gradio as gr
+
+import hf_merge3h
+
+_SLOWEST = 300  # seconds that a GPU is borrowed for at most
+
+
+class CancelledError(Exception):
+    """The visitor asked the merge to stop; nothing of it is left."""
+
+
+def gpu(duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`spaces.GPU` where there is one, else nothing."""
+    return spaces.GPU(duration=duration) if spaces is not None else lambda function: function
+
+
+class Teller:
+    """Tells the page how far a merge is, and stops it where a file asks for that. Can be sent to a worker process.
+
+    Args:
+        stop: the file.
+        what: what is being done.
+    """
+
+    def __init__(self, stop: Path, what: str = "Merging") -> None:
+        self.stop, self.what = stop, what
+
+    def __call__(self, progress: Any) -> None:
+        """Called by the engine after each tensor.
+
+        Raises:
+            CancelledError: the file is there.
+        """
+        if self.stop.exists():
+            raise CancelledError
+        left = f", {progress.left:.0f} s left" if math.isfinite(progress.left) and progress.seconds > 1 else ""
+        self.say(progress.done / max(1, progress.total), f"{self.what}{left}")
+
+    def say(self, share: float, text: str) -> None:
+        """Show a share of one, and a text."""
+        gr.Progress()(min(1.0, share), desc=text)
+
+
+def _seconds(data: Mapping[str, Any], out: str, teller: Teller, seconds: float) -> int:
+    return int(min(_SLOWEST, max(20, 4 * seconds + 15)))
+
+
+@gpu(duration=_seconds)
+def merge(data: Mapping[str, Any], out: str, teller: Teller, seconds: float) -> Any:
+    """Merge a recipe whose models lie on this machine or the Hub into a folder.
+
+    Args:
+        data: the recipe.
+        out: the folder; it appears whole or not at all.
+        teller: hears of the progress.
+        seconds: how long the plan expects it to take.
+    """
+    return hf_merge3h.merge_recipe(data, out, progress=teller, token=False)

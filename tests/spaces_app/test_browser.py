@@ -1,0 +1,178 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from . import tour
+
+#: Where pictures of the page are left to be looked at, if anywhere.
+PICTURES = Path(os.environ["SPACE_PICTURES"]) if "SPACE_PICTURES" in os.environ else None
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with tour.browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def merged(chromium, site):
+    """A visitor who has merged the demo."""
+    with tour.visitor(chromium, site.url) as page:
+        tour.merge(page)
+        yield page
+
+
+def yaml_of(page) -> str:
+    return "\n".join(page.locator("#yaml .cm-line").all_inner_texts())
+
+
+def write_yaml(page, text: str) -> None:
+    page.locator("#yaml .cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(text)
+
+
+def test_the_tour(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        took = tour.tour(page, PICTURES)
+        assert took["tour"] < 120 * (os.getloadavg()[0] + 1)  # seconds on a machine that does nothing else
+
+
+def test_yaml_and_form_follow_each_other(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        page.get_by_label("Expert 2: weight").fill("0.5")
+        page.get_by_text("weight: 0.5").wait_for()
+        write_yaml(page, yaml_of(page).replace("weight: 0.5", "weight: 0.75") + "\nparameters:\n  kappa: 2.5\n")
+        page.wait_for_function("document.querySelector('#parameter-kappa input')?.value == '2.5'")
+        assert page.get_by_label("Expert 2: weight").input_value() == "0.75"
+        page.get_by_label("Begin with an example").click()
+        page.get_by_role("option", name="weighted ties").click()
+        page.wait_for_function("document.querySelector('#parameter-density input')?.value == '0.4'")
+        assert page.locator("#parameter-kappa").count() == 0
+
+
+def test_a_broken_recipe_points_at_its_line_and_the_merge_is_refused(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        write_yaml(page, yaml_of(page).replace("shipped:honest", "../../etc/passwd") + "\nparameters:\n  kappa: -1\n")
+        page.get_by_text("kappa=-1").wait_for()
+        line = 1 + [each.strip() for each in yaml_of(page).split("\n")].index("kappa: -1")
+        assert f"Line {line}:" in page.locator(".problems").first.inner_text()
+        page.locator("#merge").click()
+        page.locator("#status .problems").wait_for()
+        write_yaml(page, yaml_of(page).replace("kappa: -1", "kappa: 1"))
+        page.get_by_text("The recipe can be read.").wait_for()
+        page.locator("#merge").click()
+        page.locator("#status").get_by_text("no model that can be read here").wait_for()
+        assert "Traceback" not in page.content()
+
+
+def test_cancel_stops_the_merge_and_leaves_nothing(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        write_yaml(page, yaml_of(page).replace("r_tsvm", "ties").replace("out: adapter", "out: weights"))
+        page.locator("#parameter-density").wait_for()
+        page.locator("#merge").click()
+        page.locator("#cancel:not([disabled])").wait_for()
+        page.get_by_text("Merging").first.wait_for()
+        page.locator("#cancel").click()
+        page.get_by_text("Cancelled. Nothing of it is left.").wait_for()
+        left = [path for visit in site.visits.iterdir() for path in visit.glob("merge-*")]
+        page.wait_for_function("!document.querySelector('#merge').disabled")
+        tour.merge(page)
+        now = [path for visit in site.visits.iterdir() for path in visit.glob("merge-*")]
+        assert len(now) == len(left) + 1
+
+
+def test_a_reload_keeps_the_draft_and_a_link_brings_a_recipe(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        page.locator("#parameter-lambda input").fill("0.25")
+        page.get_by_text("lambda: 0.25").wait_for()
+        page.wait_for_timeout(500)
+        page.reload()
+        page.get_by_text("lambda: 0.25").wait_for()
+        page.get_by_role("button", name="Link to this recipe").click()
+        link = f"{site.url}/{page.locator('#link a').get_attribute('href')}"
+    assert "?recipe=" in link
+    with tour.visitor(chromium, link) as page:
+        page.get_by_text("lambda: 0.25").wait_for()
+
+
+def test_visitors_never_see_each_others_work_and_it_goes_with_them(chromium, site, merged):
+    folders = {path for path in site.visits.iterdir() if list(path.glob("merge-*"))}
+    assert folders
+    with tour.visitor(chromium, site.url) as other:
+        other.locator("#ask").click()
+        other.get_by_text("Nothing is merged yet. Press Merge above, then ask.").wait_for()
+        assert other.locator("#look figure").count() == 0
+        assert not [folder for folder in folders if folder.name in other.content()]
+        tour.merge(other)
+        (own,) = {path for path in site.visits.iterdir() if list(path.glob("merge-*"))} - folders
+        assert own.name in other.content()
+        assert own.name not in merged.content()
+        assert (own.stat().st_mode & 0o777) == 0o700
+    for _ in range(300):  # gradio sees within seconds that a page was closed
+        if not own.exists():
+            break
+        time.sleep(0.1)
+    assert not own.exists()
+    assert merged.locator("#look figure").count() == 6
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_it_is_accessible_and_fits(merged, width, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = merged
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+    page.wait_for_timeout(400)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for box in page.locator("#look figure svg").all():
+        place = box.bounding_box()
+        assert place["width"] > 200
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= width
+    if PICTURES is not None:
+        page.screenshot(path=str(PICTURES / f"{width}-{'dark' if dark else 'light'}.png"), full_page=True)
+    found = Axe().run(page).response["violations"]
+    serious = [
+        (each["id"], node["target"], node["failureSummary"][:300])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+    assert serious == []
+
+
+def test_the_keyboard_is_enough(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        page.get_by_label("Base model", exact=True).focus()
+        for _ in range(120):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == "merge":
+                break
+        assert page.evaluate("document.activeElement.id") == "merge"
+        style = "getComputedStyle(document.activeElement)"
+        assert page.evaluate(f"{style}.outlineStyle + {style}.boxShadow") != "nonenone"
+        page.keyboard.press("Enter")
+        page.locator("#status .fine").wait_for()
+        page.locator("#prompt textarea").focus()
+        page.keyboard.press("Tab")
+        page.locator("#ask").focus()
+        page.keyboard.press("Enter")
+        page.locator("#answers .answer").first.wait_for()
+
+
+def test_no_hub_is_said_and_search_explains(chromium, site):
+    with tour.visitor(chromium, site.url) as page:
+        page.get_by_text("No Hub.").wait_for()
+        page.get_by_role("button", name="Search the Hub").click()
+        page.get_by_role("button", name="Search", exact=True).click()
+        page.get_by_text("there is nothing to search").wait_for()
