@@ -89,6 +89,7 @@ class _Run:
         self.outgoing = _frame(marshal.dumps((*_inside(), walls.plan(kind, limits, scratch))))
         self.incoming = b""
         self.received = 0
+        self.asked = False  # whether the tests were sent
         self.started: float | None = None
         self.process = subprocess.Popen(
             walls.command(kind, _BOOT), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -148,14 +149,17 @@ class _Run:
             raise self._ended()
         self.incoming += data
         self.received += len(data)
-        while len(self.incoming) >= 4:
-            size = int.from_bytes(self.incoming[:4], "little")
+        start = 0
+        while len(self.incoming) >= start + 4:
+            size = int.from_bytes(self.incoming[start : start + 4], "little")
             if size > _FRAME or self.received > _TOTAL:
                 raise _Verdict("failed", "its answers are larger than any test expects")
-            if len(self.incoming) < 4 + size:
-                return
-            frame, self.incoming = self.incoming[4 : 4 + size], self.incoming[4 + size :]
+            if len(self.incoming) < start + 4 + size:
+                break
+            frame = self.incoming[start + 4 : start + 4 + size]
+            start += 4 + size
             self._hear(frame[:1], frame[1:])
+        self.incoming = self.incoming[start:]
 
     def _hear(self, kind: bytes, body: bytes) -> None:
         text = body.decode("utf-8", "replace")[:500]
@@ -164,7 +168,8 @@ class _Run:
                 raise _Verdict("sandbox_error", text)
             self.started = time.monotonic()
             self.outgoing += _frame(self.candidate)
-        elif kind == b"R":
+        elif kind == b"R" and not self.asked:
+            self.asked = True
             self.outgoing += _frame(self.exam.payload) + _frame(self.token)
         elif kind == b"V":
             self._judge(body)
@@ -174,6 +179,8 @@ class _Run:
             raise _Verdict("out_of_memory", f"more than {self.limits.memory >> 20} MiB")
         elif kind == b"T":
             self._finish(body)
+        else:
+            raise _Verdict("failed", "it spoke in the place of the harness")
 
     def _judge(self, body: bytes) -> None:
         number = int.from_bytes(body[:4], "little")

@@ -33,11 +33,14 @@ def plan(kind: str, limits: Limits, scratch: str) -> dict[str, Any]:
     own_root = kind in ("bubblewrap", "namespaces")
     return {
         "limits": {
-            "RLIMIT_AS": limits.memory,
-            "RLIMIT_CPU": math.ceil(limits.timeout) + 1,
-            "RLIMIT_FSIZE": _FILE,
-            "RLIMIT_NOFILE": 64,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_AS": (limits.memory, limits.memory),
+            "RLIMIT_CPU": (
+                math.ceil(limits.timeout) + 1,
+                math.ceil(limits.timeout) + 3,
+            ),  # soft: a signal that says why
+            "RLIMIT_FSIZE": (_FILE, _FILE),
+            "RLIMIT_NOFILE": (64, 64),
+            "RLIMIT_CORE": (0, 0),
         },
         "namespaces": kind == "namespaces",
         "landlock": kind == "landlock",

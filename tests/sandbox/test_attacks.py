@@ -89,6 +89,13 @@ FORGERIES = {
                 except OSError: pass
         os._exit(0)
         """,
+    "asks for the tests without end": """
+        import os
+        while True:
+            for file in range(3, 64):
+                try: os.write(file, b"\\x01\\0\\0\\0R" * 10000)
+                except OSError: pass
+        """,
     "takes the word and gives it back": """
         import os
         def add(a, b):
@@ -249,10 +256,18 @@ def test_no_process_is_started_or_killed(kind):
         def run(): subprocess.run([sys.executable, "-c", "pass"], check=True)
         def kill(): os.kill(os.getppid(), signal.SIGKILL)
         def kill_all(): os.kill(-1, signal.SIGKILL)
+        def signal_by_file():
+            import fcntl
+            ends = os.pipe()
+            fcntl.fcntl(ends[0], fcntl.F_SETOWN, os.getppid())
+            fcntl.fcntl(ends[0], fcntl.F_SETFL, os.O_ASYNC)
+            os.write(ends[1], b"x")
+        def slow_down(): os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))
         """)
     tests = (
         "assert attempt(bomb) == 'refused'\nassert attempt(run) == 'refused'\n"
         "assert attempt(kill) == 'refused'\nassert attempt(kill_all) == 'refused'\n"
+        "assert attempt(signal_by_file) == 'refused'\nassert attempt(slow_down) == 'refused'\n"
         "assert attempt(os.setsid) == 'refused'\nassert attempt(os.execv, sys.executable, ['x']) == 'refused'\n"
     )
     pair = (candidate, tests)

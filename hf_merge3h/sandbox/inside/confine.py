@@ -21,8 +21,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 def confine(plan: dict[str, Any]) -> None:
     """Put up the walls that `plan` asks for (see `hf_merge3h.sandbox.walls`), and go into the working folder."""
-    for name, limit in plan["limits"].items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
+    for name, limits in plan["limits"].items():
+        resource.setrlimit(getattr(resource, name), limits)
     _prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: whoever started this is gone, so is this
     if plan["namespaces"]:
         _enter_namespaces(plan)
@@ -152,20 +152,23 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 _SHARED = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428,
     "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_open": 434, "clone3": 435,
-    "pidfd_getfd": 438, "mount_setattr": 442, "fchmodat2": 452, "setxattrat": 463, "removexattrat": 466,
+    "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "fchmodat2": 452, "setxattrat": 463,
+    "removexattrat": 466,
 }  # fmt: skip
 _X86_64 = {
     "shmget": 29, "shmat": 30, "shmctl": 31, "socket": 41, "connect": 42, "accept": 43, "bind": 49, "listen": 50,
     "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "semget": 64, "semctl": 66, "msgget": 68,
     "truncate": 76, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "ptrace": 101, "setpgid": 109,
-    "setsid": 112, "rt_sigqueueinfo": 129, "utime": 132, "mknod": 133, "setpriority": 141, "pivot_root": 155,
+    "setsid": 112, "rt_sigqueueinfo": 129, "utime": 132, "mknod": 133, "setpriority": 141, "sched_setparam": 142,
+    "sched_setscheduler": 144, "pivot_root": 155,
     "chroot": 161, "mount": 165, "umount2": 166, "init_module": 175, "setxattr": 188, "lsetxattr": 189,
     "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199, "tkill": 200, "tgkill": 234,
-    "utimes": 235, "mq_open": 240, "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250,
+    "sched_setaffinity": 203, "utimes": 235, "mq_open": 240, "kexec_load": 246, "add_key": 248, "request_key": 249,
+    "keyctl": 250, "ioprio_set": 251, "migrate_pages": 256, "move_pages": 279, "sched_setattr": 314,
     "mknodat": 259, "fchownat": 260, "futimesat": 261, "fchmodat": 268, "unshare": 272, "utimensat": 280,
     "accept4": 288, "rt_tgsigqueueinfo": 297, "perf_event_open": 298, "fanotify_init": 300, "prlimit64": 302,
     "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "finit_module": 313,
-    "kexec_file_load": 320, "bpf": 321, "execveat": 322, "userfaultfd": 323,
+    "kexec_file_load": 320, "bpf": 321, "execveat": 322, "userfaultfd": 323, "fcntl": 72, "ioctl": 16,
 }  # fmt: skip
 _ARM64 = {
     "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
@@ -177,7 +180,8 @@ _ARM64 = {
     "request_key": 218, "keyctl": 219, "clone": 220, "execve": 221, "rt_tgsigqueueinfo": 240, "perf_event_open": 241,
     "accept4": 242, "prlimit64": 261, "fanotify_init": 262, "open_by_handle_at": 265, "setns": 268,
     "process_vm_readv": 270, "process_vm_writev": 271, "finit_module": 273, "bpf": 280, "execveat": 281,
-    "userfaultfd": 282, "kexec_file_load": 294,
+    "userfaultfd": 282, "kexec_file_load": 294, "fcntl": 25, "ioctl": 29, "ioprio_set": 30, "sched_setparam": 118,
+    "sched_setscheduler": 119, "sched_setaffinity": 122, "migrate_pages": 238, "move_pages": 239, "sched_setattr": 274,
 }  # fmt: skip
 _ARCHITECTURES = {"x86_64": (0xC000003E, _X86_64), "aarch64": (0xC00000B7, _ARM64)}
 _AUDIT, _OWN = _ARCHITECTURES.get(platform.machine(), (0, {}))
@@ -189,9 +193,14 @@ _METADATA = (
     "fchmodat2", "utimensat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
     "setxattrat", "removexattrat",
 )  # fmt: skip
-_CONDITIONAL = ("clone", "clone3", "kill", "tgkill", "prlimit64")
+_CONDITIONAL = ("clone", "clone3", "kill", "tgkill", "prlimit64", "fcntl", "ioctl")
+_OWNERS = {
+    "fcntl": (8, 15),
+    "ioctl": (0x8901, 0x8902),
+}  # F_SETOWN(_EX), FIOSETOWN, SIOCSPGRP: whom a file sends signals
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 _LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
+_Step = tuple[int, int, int, int]  # code, jump if true, jump if false, value: struct sock_filter
 
 
 def supported() -> bool:
@@ -207,7 +216,7 @@ def _filter_calls(*, frozen_files: bool) -> None:
         program += [(_JGE, 0, 1, 0x40000000), (_RET, 0, 0, _EPERM)]  # the x32 numbers of the same calls
     for name, number in _CALLS.items():
         if name not in kept:
-            program += [(_JEQ, 0, 1, number), (_RET, 0, 0, _EPERM)]
+            program += _refuse(number)
     program += [
         (_JEQ, 0, 1, _CALLS["clone3"]),
         (_RET, 0, 0, _ENOSYS),
@@ -216,13 +225,21 @@ def _filter_calls(*, frozen_files: bool) -> None:
     myself = [(_JEQ, 0, 1, os.getpid()), (_RET, 0, 0, _ALLOW)]
     program += _when("kill", myself) + _when("tgkill", myself)
     program += _when("prlimit64", [(_JEQ, 0, 1, 0), (_RET, 0, 0, _ALLOW), *myself])
+    for name, commands in _OWNERS.items():
+        program += _when(
+            name, [step for command in commands for step in _refuse(command)], argument=1, otherwise=_ALLOW
+        )
     program.append((_RET, 0, 0, _ALLOW))
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
     header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
     _prctl(22, 2, header)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
-def _when(name: str, steps: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """If the call is `name`: look at its first argument, by `steps`, and refuse what they let fall through."""
-    body = [(_LOAD, 0, 0, 16), *steps, (_RET, 0, 0, _EPERM)]
+def _refuse(value: int) -> list[_Step]:
+    return [(_JEQ, 0, 1, value), (_RET, 0, 0, _EPERM)]
+
+
+def _when(name: str, steps: list[_Step], argument: int = 0, otherwise: int = _EPERM) -> list[_Step]:
+    """If the call is `name`: look at one of its arguments, by `steps`; what they let fall through is `otherwise`."""
+    body = [(_LOAD, 0, 0, 16 + 8 * argument), *steps, (_RET, 0, 0, otherwise)]
     return [(_JEQ, 0, len(body), _CALLS[name]), *body]

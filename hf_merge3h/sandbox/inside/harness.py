@@ -127,7 +127,7 @@ def encode(value: Any) -> str:
         return f'["b","{value.hex()}"]'
     if isinstance(value, (list, tuple)):
         return _sequence("l" if isinstance(value, list) else "t", value)
-    if isinstance(value, (set, frozenset, _KEYS)):
+    if isinstance(value, (set, frozenset, _KEYS, _ITEMS)):
         return _sequence("u", value)
     if isinstance(value, dict):
         return '["d"' + "".join(f",[{encode(key)},{encode(item)}]" for key, item in value.items()) + "]"
@@ -135,6 +135,7 @@ def encode(value: Any) -> str:
 
 
 _KEYS: type = type({}.keys())
+_ITEMS: type = type({}.items())
 
 
 def _sequence(tag: str, values: Any) -> str:
