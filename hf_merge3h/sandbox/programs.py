@@ -33,7 +33,8 @@ def run_programs(
     Args:
         programs: pairs `(candidate, tests)`, or whole programs, which pass where they run to their end. Of a pair, the
             tests enter the process only when the candidate has run, and what their assertions expect never does.
-        timeout: seconds one program may take.
+        timeout: seconds of processor time that one program may take (counted in whole ones); on the clock, three times
+            as many, so that a busy machine fails no program.
         memory: bytes of address space one program may take.
         workers: programs at a time; None: as many as there are cores.
         sandbox: `auto` takes the first of `bubblewrap`, `landlock`, `namespaces` that this machine has; `none` isolates

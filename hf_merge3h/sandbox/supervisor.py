@@ -111,7 +111,7 @@ class _Run:
         stdin, stdout = self._ends()
         while True:
             if self.started is not None:
-                deadline = self.started + self.limits.timeout
+                deadline = self.started + self.limits.clock
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._late()
@@ -125,7 +125,7 @@ class _Run:
     def _late(self) -> _Verdict:
         if self.started is None:
             return _Verdict("sandbox_error", f"the process did not start within {_START:g} s")
-        return _Verdict("timeout", f"not done after {self.limits.timeout:g} s")
+        return _Verdict("timeout", f"not done after {self.limits.clock:g} s on the clock")
 
     def _ends(self) -> tuple[int, int]:
         assert self.process.stdin is not None
@@ -214,10 +214,15 @@ class _Run:
             os.set_blocking(self.process.stderr.fileno(), False)
             said = (self.process.stderr.read() or b"").decode("utf-8", "replace").strip()
             return _Verdict("sandbox_error", said[-500:] or f"the process ended before it began (status {status})")
-        if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        killed = status in (
+            -signal.SIGKILL,
+            128 + signal.SIGKILL,
+        )  # the kernel's, if it ignored the signal or ate memory
+        late = killed and time.monotonic() - self.started >= self.limits.timeout
+        if late or status in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
+            return _Verdict("timeout", f"not done after {self.limits.timeout:g} s of processor time")
+        if killed:
             return _Verdict("out_of_memory", "killed by the kernel")
-        if status in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
-            return _Verdict("timeout", f"more CPU time than {self.limits.timeout:g} s")
         return _Verdict("failed", f"ended before its tests did (status {status})")
 
     def _end(self) -> None:

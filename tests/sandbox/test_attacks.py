@@ -285,17 +285,18 @@ def test_memory_time_and_disk_end_where_they_should(kind):
         ("import signal, time\nfor s in range(1, 32):\n"
          "    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\n"
          "while True: time.sleep(1)", TESTS),
+        ("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass", TESTS),
         ("import threading\nwhile True: threading.Thread(target=threading.Event().wait, daemon=True).start()", TESTS),
         ("file = open('big', 'wb')\nwhile True: file.write(bytes(1 << 20))", TESTS),
         ("def f(): return f()\nimport sys\nsys.setrecursionlimit(10**9)\nf()", TESTS),
         ("def add(a, b): return [0] * 10_000_000", TESTS),
         ("import os\nfor _ in range(64):\n    try: os.write(_, b'\\xff' * 10**5)\n    except OSError: pass", TESTS),
     ]  # fmt: skip
-    ran = run_programs(programs, timeout=3, memory=256 << 20, sandbox=kind)
+    ran = run_programs(programs, timeout=2, memory=256 << 20, sandbox=kind)
     found = [one.outcome for one in ran]
-    assert found[:4] == ["out_of_memory", "out_of_memory", "timeout", "timeout"]
-    assert found[4] in ("failed", "out_of_memory", "timeout")
-    assert (found[5], found[8]) == ("failed", "failed"), ran[5:]
+    assert found[:5] == ["out_of_memory", "out_of_memory", "timeout", "timeout", "timeout"]
+    assert found[5] in ("failed", "out_of_memory", "timeout")
+    assert (found[6], found[9]) == ("failed", "failed"), ran[6:]
     assert "passed" not in found
 
 
