@@ -55,7 +55,7 @@ def merge_into_model(
         weights: one for each expert: a list in their order, or a dict by role. Default: the method's.
         base: the model that the experts were trained from: a live module, Hub id or folder; None for this model as
             it stands.
-        seed: of random masks.
+        seed: of random masks; they go by role, which in a list is an expert's position (or an adapter's name).
         device: where to compute: "auto", "cpu", "cuda", "mps".
         dtype: convert the merged model to this dtype; None keeps each tensor's own.
         progress: show a progress bar.
@@ -107,7 +107,7 @@ def merge_into_adapter(
         adapter_name: of the result.
         rank: None for the exact result of linear and spectral methods, and the sum of the sources' ranks otherwise;
             a number for the best approximation of that rank; "exact" to keep every singular value.
-        seed: of random masks.
+        seed: of random masks; they go by role, which in a list is an expert's position (or an adapter's name).
         device: where to compute: "auto", "cpu", "cuda", "mps".
         dtype: of the merged adapter; None for the widest of its sources.
         progress: show a progress bar.

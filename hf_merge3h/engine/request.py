@@ -13,6 +13,7 @@ import torch
 
 from ..errors import Problems, RequestError, bad, nearest, show
 from ..registry import Method, get_method
+from .order import order_of
 
 ROLES = ("helpfulness", "honesty", "harmlessness")
 _ALIASES = {"helpful": "helpfulness", "honest": "honesty", "harmless": "harmlessness"}
@@ -52,8 +53,8 @@ def make_request(
 ) -> Request:
     """Check a request without opening a model.
 
-    Where the order of experts does not matter to the method, they are sorted by role, so that a dict in another
-    order gives the same bits.
+    Where the order of experts does not matter to the method, they are sorted (see `order_of`), so that a dict or a list
+    in another order gives the same bits. Masks of random methods are keyed by role, which is the position in a list.
 
     Raises:
         RequestError: names the argument, its value, what was expected and what to do.
@@ -66,10 +67,8 @@ def make_request(
     values = record.bind_weights(weights_in_order(weights, roles, sources), len(roles))
     record.check_request(bound, values)
     seed = as_integer("seed", seed, "an integer")
-    order = list(range(len(roles)))
+    order = list(range(len(roles))) if record.ordered else order_of(roles, sources)
     per_expert = {name for name, value in bound.items() if isinstance(value, tuple)}
-    if not record.ordered:
-        order.sort(key=lambda index: roles[index])
     return Request(
         method=record,
         parameters={

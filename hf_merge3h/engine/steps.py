@@ -12,8 +12,9 @@ from ..errors import Problems, RequestError, SourceError, show
 from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
 from ..recipes.types import PASSTHROUGH, Recipe, TensorJob
-from ..registry import Method, get_method
+from ..registry import get_method
 from .matching import match_vocabularies
+from .order import order_of
 from .plan import Group, kind_of, spacing_of
 from .request import Request, resolve_device, resolve_dtype
 from .stream_plan import Input, Step, StreamPlan
@@ -170,7 +171,8 @@ def _merge(
     inputs = [
         _input(models[index], name, job, role, base) for role, (index, name) in zip(roles, job.inputs, strict=True)
     ]
-    order = _order(method, roles)
+    given = [recipe.models[index].given or recipe.models[index].source for index, _ in job.inputs]
+    order = list(range(count)) if method.ordered else order_of(roles, given)
     request = Request(
         method=method,
         parameters={
@@ -195,14 +197,6 @@ def _merge(
     group = Group(names, shape, stacked, spectral, ranks, low_rank, spacing, request.weights, request.parameters)
     setting = (method.name, tuple(sorted((k, v) for k, v in request.parameters.items())), request.roles)
     return Step(job, spec, chosen, base, request, group, setting=setting)
-
-
-def _order(method: Method, roles: Sequence[str]) -> list[int]:
-    """As in `make_request`: by role, where the order means nothing, so that it changes no bit."""
-    order = list(range(len(roles)))
-    if not method.ordered:
-        order.sort(key=lambda place: roles[place])
-    return order
 
 
 def _input(model: SourceModel, name: str, job: TensorJob, role: str, base: tuple[SourceModel, str] | None) -> Input:

@@ -118,6 +118,27 @@ def test_the_order_of_a_dict_changes_no_bit() -> None:
         assert same(state(one), state(other)), method
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_the_order_of_a_list_changes_no_bit(live, tmp_path) -> None:
+    """Roles are positions there, but what is added up first is told by the experts themselves: paths, or content."""
+    base = llama()
+    experts = whole_experts(base)
+    if not live:
+        for number, expert in enumerate(experts):
+            expert.save_pretrained(tmp_path / f"{number}")
+        experts = [str(tmp_path / f"{number}") for number in range(len(experts))]
+    for method in ("linear", "ties", "task_arithmetic", "model_stock", "sce", "breadcrumbs", "tsv_merge"):
+        results = []
+        for places in ((0, 1, 2), (2, 0, 1), (1, 0, 2)):
+            merged = copy.deepcopy(base)
+            weights = None if not get_method(method).weighted else [(0.5, 0.3, 0.2)[place] for place in places]
+            with quiet():
+                merged.merge_3h([experts[at] for at in places], method=method, weights=weights, progress=False)
+            results.append(state(merged))
+        assert same(results[0], results[1]), method
+        assert same(results[0], results[2]), method
+
+
 def test_random_masks_follow_seed_role_and_name() -> None:
     base = llama()
     experts = dict(zip(ROLES, whole_experts(base), strict=True))
