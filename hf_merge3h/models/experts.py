@@ -147,5 +147,29 @@ def disk_names(skeleton: nn.Module, names: Iterable[str]) -> dict[str, str]:
     return {name: known.plain(name) or known.alias_on_disk.get(name, name) for name in names}
 
 
+def fused_names(skeleton: nn.Module, specs: Mapping[str, TensorSpec]) -> dict[str, bool]:
+    """Parameters that are several tensors on disk, and whether each matrix of the stack is one of these.
+
+    transformers keeps the experts of an MoE layer in one parameter: `down_proj` [E, m, n] is E matrices on disk,
+    `gate_up_proj` [E, 2m, n] is 2E.
+
+    Args:
+        skeleton: the plain base, without PEFT's layers, on any device; no weights are read.
+        specs: of parameters in memory.
+    """
+    try:
+        known = NameMap(skeleton)
+    except RequestError:  # transformers computes on saving: what is in memory is what there is
+        return {}
+    found = {}
+    for name, spec in specs.items():
+        group = known.by_memory.get(name)
+        if group is not None and len(group.disk) > 1:
+            side = sorted(spec.shape[1:])
+            each = len(group.disk) == spec.shape[0] and all(sorted(t.shape) == side for t in group.disk.values())
+            found[name] = each and len(group.memory) == 1
+    return found
+
+
 def _unread() -> Tensor:
     raise AssertionError("a delta that needs no base asked for it")

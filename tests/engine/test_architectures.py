@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from hf_merge3h import get_method
+from hf_merge3h import RequestError, get_method, merge
 from hf_merge3h.engine.plan import is_embedding
 from tests.engine.models import quiet, whole_experts
 from tests.models import tiny
@@ -68,8 +69,6 @@ def test_stacks_of_experts_are_matrices_one_by_one() -> None:
 def test_stacks_that_lie_on_disk_are_matrices_one_by_one_too() -> None:
     from torch import nn
 
-    from hf_merge3h import merge
-
     class Experts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -85,3 +84,51 @@ def test_stacks_that_lie_on_disk_are_matrices_one_by_one_too() -> None:
         result = get_method("tsv_merge")(deltas[:, index])
         assert torch.allclose(base.experts.data[index], expected.experts.data[index] + result.dense(), atol=1e-5)
     assert base.merge_report.tensors[0].shape == (3, 8, 6)
+
+
+def _fused_adapters(parameters: list[str], folder):
+    """Two adapters of Mixtral with `target_parameters`, loaded and saved, and the base that they are for."""
+    base = tiny.make("mixtral")
+    model = copy.deepcopy(base)
+    for number, name in enumerate(("helpful", "honest")):
+        config = LoraConfig(r=3 - number, lora_alpha=4, target_modules=["q_proj"], target_parameters=parameters)
+        model = model if number else get_peft_model(model, config, adapter_name=name)
+        if number:
+            model.add_adapter(name, config)
+    draw = torch.Generator().manual_seed(0)
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=draw)
+    model.save_pretrained(folder)
+    return base, model, {name: folder / name for name in ("helpful", "honest")}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "method"),
+    [
+        (["experts.down_proj"], "tsv_merge"),
+        (["experts.down_proj"], "wudi"),
+        (["experts.gate_up_proj", "experts.down_proj"], "task_arithmetic"),
+        (["experts.gate_up_proj"], "linear"),
+    ],
+)
+def test_adapters_of_fused_experts_are_merged_as_the_matrices_on_disk(parameters, method, tmp_path) -> None:
+    """`target_parameters`: the merged adapter does what the merge of whole weights, tensor by tensor on disk, does."""
+    base, model, folders = _fused_adapters(parameters, tmp_path)
+    with quiet():
+        whole = merge(copy.deepcopy(base), folders, method=method, progress=False)
+        model.merge_3h(["helpful", "honest"], method=method, progress=False)
+        merged = model.merge_and_unload(adapter_names=["merged"])
+    before = base.state_dict()
+    for name, value in whole.state_dict().items():
+        change = value - before[name]
+        assert (merged.state_dict()[name] - value).norm() <= 1e-5 * change.norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("method", ["tsv_merge", "r_tsvm", "ties", "dare_linear", "knots_dare"])
+def test_methods_by_tensor_refuse_adapters_of_tensors_that_memory_fuses(method, tmp_path) -> None:
+    _, model, _ = _fused_adapters(["experts.gate_up_proj"], tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RequestError, match=r"gate_up_proj' and 1 more.*fuses several tensors.*hf_merge3h.merge\("):
+        model.merge_3h(["helpful", "honest"], method=method, progress=False)
+    assert before.keys() == model.state_dict().keys()
