@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from ..models.types import Expert, HubOptions, TensorSpec
 from ..models.weights.module import LiveModule
 from .ambient import in_plain_arithmetic
 from .measures import TensorReport
-from .plan import make_plan
+from .plan import make_plan, refuse_fused
 from .report import MergeReport
 from .request import Request, as_integer, make_request, resolve_dtype
 from .run import Run
@@ -174,7 +174,7 @@ def merge_adapters(
         for role, source in zip(request.roles, request.sources, strict=True)
     ]
     specs = _common_specs(opened)
-    _refuse_fused(request, specs, skeleton)
+    refuse_fused(request, specs, lambda: fused_names(skeleton(), specs))
     plan = make_plan(request, specs, opened, weights_at_hand=False)
     sink = AdapterSink(
         whole=frozenset().union(*(adapter.whole_names() for adapter in opened)),
@@ -224,23 +224,6 @@ def _check_delta_form(request: Request) -> None:
             "merge into the model instead: hf_merge3h.merge(base_model, adapters, method=...), "
             "or unload the PeftModel and call merge_3h on it",
         )  # fmt: skip
-
-
-def _refuse_fused(request: Request, specs: Mapping[str, TensorSpec], skeleton: Callable[[], nn.Module]) -> None:
-    """Methods work on tensors as they lie on disk; factors of several that memory fuses are not factors of each."""
-    method = request.method
-    if method.elementwise or not any(len(spec.shape) == 3 for spec in specs.values()):
-        return
-    one_by_one = method.matrix_only and not method.random  # then a stack of matrices is treated matrix by matrix
-    fused = [name for name, each in fused_names(skeleton(), specs).items() if not (each and one_by_one)]
-    if fused:
-        more = f" and {len(fused) - 1} more" if len(fused) > 1 else ""
-        raise RequestError(
-            f"method={method.name!r}: the adapters change {fused[0]!r}{more}, in which transformers fuses several tensors "
-            "of the checkpoint, and this method treats each of these by itself; merge into whole weights, "
-            "hf_merge3h.merge(base_model, adapters, method=...), or take a method that treats each entry by itself "
-            "(linear, task_arithmetic)"
-        )
 
 
 def _checked_rank(rank: Any) -> int | str | None:

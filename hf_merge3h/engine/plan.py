@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..apply import uses_low_rank
+from ..errors import RequestError
 from ..models.types import Expert, TensorSpec
 from .request import Request
 
@@ -108,6 +109,32 @@ def make_plan(
                 Group(part, shape, stacked, spectral, ranks, low_rank, spacing, request.weights, request.parameters)
             )
     return Plan(request.method.name, tuple(groups))
+
+
+def refuse_fused(request: Request, specs: Mapping[str, TensorSpec], find: Callable[[], Mapping[str, bool]]) -> None:
+    """Methods work on tensors as they lie on disk; factors of several that memory fuses are not factors of each.
+
+    Args:
+        request: the request.
+        specs: of what adapters change, by name in memory.
+        find: gives the parameters that are several tensors on disk, and whether these are the matrices of a stack.
+
+    Raises:
+        RequestError: a method that treats a tensor as a whole, or as one matrix, and such a parameter.
+    """
+    method = request.method
+    if method.elementwise or not any(len(spec.shape) == 3 for spec in specs.values()):
+        return
+    one_by_one = method.matrix_only and not method.random  # then a stack of matrices is treated matrix by matrix
+    fused = [name for name, each in find().items() if not (each and one_by_one)]
+    if fused:
+        more = f" and {len(fused) - 1} more" if len(fused) > 1 else ""
+        raise RequestError(
+            f"method={method.name!r}: the adapters change {fused[0]!r}{more}, where transformers fuses tensors of "
+            "the checkpoint, and this method treats each of these by itself; merge into whole weights, "
+            "hf_merge3h.merge(base_model, adapters, method=...), or take a method that treats each entry by itself "
+            "(linear, task_arithmetic)"
+        )
 
 
 def spacing_of(dtypes: Sequence[torch.dtype]) -> float:
