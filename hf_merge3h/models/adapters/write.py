@@ -18,7 +18,7 @@ from ...errors import RequestError, bad
 from ...linalg.low_rank import LowRank
 from ..lock import PATCHED_TORCH
 from .attach import attach
-from .checks import check_peft_model, finite
+from .checks import check_config, check_peft_model, finite
 from .layout import Layout, lay_out, lora_layers, padded
 from .read import AdapterDeltas, widest
 from .rollback import all_or_nothing, restore_gradients
@@ -89,6 +89,8 @@ def check_writable(peft_model: Any, adapter_name: str, *, overwrite: bool) -> No
         raise bad("adapter_name", adapter_name, "a new name", "or pass overwrite=True")
     kind = str(getattr(peft_model.peft_type, "value", peft_model.peft_type))
     if kind != "LORA":
+        for name, config in existing.items():  # a kind that nothing can merge has a reason of its own
+            check_config(name, config, loaded=True)
         raise RequestError(
             f"adapter_name={adapter_name!r}: this PeftModel holds {kind} adapters, and PEFT keeps one kind in a "
             "model; merge them into a model with LoRA adapters, or into whole weights"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 from peft import LoHaConfig, LoraConfig
@@ -101,6 +102,9 @@ def test_bad_names(name: Any) -> None:
 def test_other_kinds_of_models_are_refused() -> None:
     with pytest.raises(RequestError, match="this PeftModel holds LOHA adapters"):
         check_writable(zoo.adapted(zoo.llama(), LoHaConfig(target_modules=["q_proj"])), "merged", overwrite=False)
+    prompts = peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    with pytest.raises(RequestError, match="PROMPT_TUNING adds to the model's input and changes no weights"):
+        check_writable(peft.get_peft_model(zoo.llama(), prompts), "merged", overwrite=False)
     with pytest.raises(RequestError, match="peft_model='LlamaForCausalLM'"):
         check_writable(zoo.llama(), "merged", overwrite=False)
 
