@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import zlib
 from dataclasses import replace
+from typing import Annotated
 
 import actions
 import form
 import pytest
 from actions import RefusedError
 from form import Expert, Form
+from jaxtyping import Float
+from torch import Tensor
 
 import hf_merge3h
 
@@ -95,11 +98,7 @@ def test_parameters_are_set_and_taken_out():
 
 
 def test_a_new_method_appears_by_itself():
-    from typing import Annotated
-
     import wiring
-    from jaxtyping import Float
-    from torch import Tensor
 
     from hf_merge3h.registry import unregister
 
