@@ -127,7 +127,11 @@ def _models(parts: dict[str, Any], form: Form) -> None:
 
 def _recipe(parts: dict[str, Any], form: Form, text: str, data: dict[str, Any]) -> None:
     with (
-        _part(2, "How to merge. The form and the YAML are two views of one recipe: change either."),
+        _part(
+            2,
+            "How to merge. Form and YAML are two views of one recipe: change either. In the editor Tab indents; Esc "
+            "and then Tab leaves it.",
+        ),
         gr.Row(equal_height=False),
     ):
         with gr.Column(scale=1, min_width=320):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 
 import actions
 import charts
@@ -244,7 +245,7 @@ def test_the_tools_for_machines(made):
     assert "is no JSON" in actions.explain_manifest("{")
     assert "at most 5 million" in actions.explain_manifest("x" * 5_000_001)
     broken = {**made.manifest, "models": 3}
-    assert "no manifest that can be explained" in actions.explain_manifest(json.dumps(broken))
+    assert "is no whole manifest: models=3" in actions.explain_manifest(json.dumps(broken))
 
 
 def test_problems_mark_their_lines_and_escape_what_they_quote():
@@ -263,10 +264,11 @@ def test_spectra_are_those_of_the_multiplied_out_changes(made):
         stored = load_file(folder / "adapter_model.safetensors")
         inside = f"base_model.model.{name.removesuffix('.weight')}"
         a, b = (stored[f"{inside}.lora_{each}.weight"].double() for each in "AB")
-        patterns = config.get("alpha_pattern") or {}, config.get("rank_pattern") or {}
-        assert patterns == ({}, {})
-        scale = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-        return b @ a * (config["lora_alpha"] / scale)
+        alphas = (config.get("alpha_pattern") or {}).items()
+        module = name.removesuffix(".weight")
+        alpha = next((value for key, value in alphas if re.match(rf"(.*\.)?({key})$", module)), config["lora_alpha"])
+        rank = a.shape[0]
+        return b @ a * (alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
     name, found = next(iter(made.spectra.items()))
     for who, folder in (("honesty", places.shipped()["shipped:honest"]), ("merged", made.folder)):
