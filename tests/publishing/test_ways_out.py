@@ -25,7 +25,7 @@ def test_a_saved_model_has_its_card(tmp_path):
     model = _merged()
     model.save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "# TIES-Merging of harmlessness, helpfulness and honesty" in text
+    assert f"# TIES-Merging of {ROLES[0]}, {ROLES[1]} and {ROLES[2]}" in text
     assert "tie" in text.partition("## Recipe")[2]
     (tmp_path / "README.md").write_text(f"{text}\nMy words.\n")
     model.save_pretrained(tmp_path)
