@@ -88,7 +88,7 @@ def test_adapter_loads_and_changes_the_base(folder, demo_base):
 
 
 def test_adapter_is_small_clean_and_bf16(folder):
-    config = json.loads((folder / "adapter_config.json").read_text(errors="replace"))
+    config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == demo.BASE_MODEL_ID
     assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (8, 16, True)
     linear = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
@@ -97,29 +97,29 @@ def test_adapter_is_small_clean_and_bf16(folder):
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     assert (folder / "adapter_model.safetensors").stat().st_size < 6_000_000
     for path in folder.iterdir():
-        if path.suffix != ".safetensors":
+        if path.suffix not in (".safetensors", ".png"):
             # A path of the machine that trained it, absolute or of a home folder.
-            assert not re.search(r"(?<![\w.:/])/(work|tmp|home|root|data|mnt)\b|~/", path.read_text(errors="replace")), path.name
+            assert not re.search(r"(?<![\w.:/])/(work|tmp|home|root|data|mnt)\b|~/", path.read_text()), path.name
 
 
 def test_seeds_differ():
-    seeds = [json.loads((f / "training.json").read_text(errors="replace"))["settings"]["seed"] for f in demo.expert_paths().values()]
+    seeds = [json.loads((f / "training.json").read_text())["settings"]["seed"] for f in demo.expert_paths().values()]
     assert len(set(seeds)) == 3
 
 
 def test_record_of_training_is_whole(folder):
-    report = json.loads((folder / "training.json").read_text(errors="replace"))
+    report = json.loads((folder / "training.json").read_text())
     assert len(report["loss_curve"]) == train_demo.Settings(**report["settings"]).steps_run
     assert all(source["licence"] in {"MIT", "Apache-2.0", "CC-BY-4.0"} for source in report["sources"])
     assert sum(source["records"] for source in report["sources"]) == report["examples"]
-    hashes = json.loads((folder / "training_questions.json").read_text(errors="replace"))
+    hashes = json.loads((folder / "training_questions.json").read_text())
     assert hashes["normalisation"] == demo_data.NORMALISATION
     assert all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes["sha256"])
     assert hashes["sha256"] == sorted(set(hashes["sha256"]))
 
 
 def test_each_expert_beats_the_base_where_it_should():
-    reports = {role: json.loads((f / "training.json").read_text(errors="replace")) for role, f in demo.expert_paths().items()}
+    reports = {role: json.loads((f / "training.json").read_text()) for role, f in demo.expert_paths().items()}
     for role, measure, least in (("helpfulness", "gsm8k", 0.2), ("honesty", "truthfulqa", 0.08)):
         gain = reports[role]["evaluation"][measure]["gain"]
         assert gain["value"] >= least
@@ -131,13 +131,13 @@ def test_each_expert_beats_the_base_where_it_should():
 
 def test_demo_prompts_were_not_trained_on():
     for role, path in demo.expert_paths().items():
-        trained = json.loads((path / "training_questions.json").read_text(errors="replace"))["sha256"]
+        trained = json.loads((path / "training_questions.json").read_text())["sha256"]
         for prompt in demo.PROMPTS.values():
             assert demo_data.question_hash(prompt) not in trained, (role, prompt)
 
 
 def test_own_prompts_are_in_the_hashes_and_xstest_is_not():
-    trained = json.loads((demo.expert_paths()["harmlessness"] / "training_questions.json").read_text(errors="replace"))["sha256"]
+    trained = json.loads((demo.expert_paths()["harmlessness"] / "training_questions.json").read_text())["sha256"]
     own = [q for q, _ in contrast.unsafe()] + [q for q, _ in contrast.safe_with_answer()]
     assert sum(demo_data.question_hash(q) in trained for q in own) > 0.95 * len(own)
     # One XSTest prompt of each side, and two common questions that XSTest has and our lists had by accident.
