@@ -408,6 +408,14 @@ def escaped(text: object) -> str:
     return html.escape(str(text))
 
 
+def load() -> None:
+    """Import what requests need, before there are threads: transformers cannot be imported by two of them at once."""
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    from hf_merge3h import plan_recipe  # noqa: F401
+
+
 def warm() -> None:
     """Load what the first visitor needs, while the page is being looked at."""
     VOICES.warm()

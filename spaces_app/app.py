@@ -62,6 +62,7 @@ def build() -> gr.Blocks:
 
 def launch(blocks: gr.Blocks, **options: object) -> tuple[object, str, str]:
     """Serve the page."""
+    actions.load()
     threading.Thread(target=actions.warm, daemon=True).start()
     return blocks.launch(
         theme=theme(), css=CSS, mcp_server=True, max_file_size="1mb", run_history=False, ssr_mode=False,

@@ -58,9 +58,13 @@ def _expected(method: str, name: str, before: dict[str, Tensor], sources: list[A
     return deltas.mean(0) if is_embedding(name) or deltas.ndim != 3 else zoo.dense(record(deltas))
 
 
+def _floor(matrices: Tensor) -> float:
+    """What `rank="exact"` counts as zero, relative to the largest singular value."""
+    return max(matrices.shape[-2:]) * torch.finfo(torch.float32).eps
+
+
 def _rank(matrices: Tensor) -> int:
-    floor = max(matrices.shape[-2:]) * torch.finfo(torch.float32).eps
-    return int(torch.linalg.matrix_rank(matrices.double(), rtol=floor).max())
+    return int(torch.linalg.matrix_rank(matrices.double(), rtol=_floor(matrices)).max())
 
 
 @pytest.mark.parametrize("method", [each for each in METHODS if not get_method(each).elementwise])
@@ -81,13 +85,15 @@ def test_written_is_the_merge_of_the_dense_deltas(kind: str, method: str) -> Non
     for name in names:
         expected, got = _expected(method, name, before, sources), _dense(written, name, before)
         assert (got - expected).norm() <= 2e-5 * expected.norm(), name
-        assert not reports[name].residual or reports[name].residual < 1e-6, name
+        stack = any(name in source.stack_names() for source in sources)
+        matrices = expected if stack or expected.ndim < 2 else expected.flatten(1)
+        # Rows that are equal but for float32's rounding leave a singular value of that size, and it is dropped.
+        assert not reports[name].residual or reports[name].residual <= _floor(torch.atleast_2d(matrices)), name
         whole = any(name in source.whole_names() for source in sources) or expected.ndim < 2
         if whole:
             assert reports[name].kept_rank is None, name
             continue
-        stack = any(name in source.stack_names() for source in sources)
-        true = _rank(expected if stack else expected.flatten(1))
+        true = _rank(matrices)
         kept = reports[name].kept_rank
         if get_method(method).low_rank is None:
             assert kept == true, name
