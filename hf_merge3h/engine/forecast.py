@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models.weights.writer import nbytes
-from .adapter_recipe import AdapterPlan, adapter_facts
 from .stream_plan import Step, StreamPlan, peak
+
+if TYPE_CHECKING:
+    from .adapter_recipe import AdapterPlan
 
 #: Guesses at how fast one core walks through inputs, bytes of float32 a second: entry by entry; in parts, with a look
 #: ahead; whole. Decompositions count their operations too. Only `seconds` needs them.
@@ -18,7 +20,9 @@ _SVD = 20  # operations of a decomposition, times m n min(m, n)
 
 def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
     """What would happen, as plain data."""
-    if isinstance(plan, AdapterPlan):
+    if not isinstance(plan, StreamPlan):
+        from .adapter_recipe import adapter_facts  # peft, which plans of whole checkpoints do without
+
         return adapter_facts(plan)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for step in plan.steps:

@@ -6,16 +6,19 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..manifest import Manifest
 from ..models.types import HubOptions
 from ..recipes.types import Recipe
-from .adapter_recipe import AdapterPlan, merge_adapter_plan, plan_adapters
 from .folder import check_side_files
 from .steps import make_stream_plan
 from .stream import merge_plan
 from .stream_plan import Progress, StreamPlan, Tell
+
+# Merging whole checkpoints needs no peft, whose import alone takes longer than a small merge: adapters bring it.
+if TYPE_CHECKING:
+    from .adapter_recipe import AdapterPlan
 
 
 def merge_recipe(
@@ -59,7 +62,9 @@ def merge_recipe(
 
     hub = HubOptions(token, None, None, cache_dir, local_files_only)
     plan = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed, hub=hub)
-    if isinstance(plan, AdapterPlan):
+    if not isinstance(plan, StreamPlan):
+        from .adapter_recipe import merge_adapter_plan
+
         return merge_adapter_plan(plan, Path(out), diagnostics=diagnostics, overwrite=overwrite, progress=progress)
     with _Bar(plan, progress is True) as bar:
         tell = progress if callable(progress) else bar.tell
@@ -79,6 +84,8 @@ def plan_recipe(
     """Check a recipe against its models, and work out every step; reads headers and configs."""
     if recipe.out == "adapter":
         recipe = recipe if seed is None else dataclasses.replace(recipe, seed=seed)
+        from .adapter_recipe import plan_adapters
+
         return plan_adapters(recipe, hub=hub or HubOptions(), device=device, dtype=dtype)
     plan = make_stream_plan(recipe, hub=hub, device=device, dtype=dtype, seed=seed)
     check_side_files(plan)

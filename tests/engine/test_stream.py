@@ -66,6 +66,24 @@ def test_streamed_is_merged_in_memory(method: str, tiny_family: Any, tmp_path: P
         assert torch.equal(loaded[name], tensor), name
 
 
+def test_whole_checkpoints_need_neither_transformers_nor_peft(tiny_family: Any, tmp_path: Path) -> None:
+    """Their imports take longer than a small merge."""
+    folder, *_ = tiny_family
+    told = {
+        "merge_method": "ties",
+        "base_model": str(folder / "base"),
+        "models": [{"model": str(folder / "e1")}, {"model": str(folder / "e2")}],
+    }
+    code = f"""
+import sys, hf_merge3h
+hf_merge3h.merge_recipe({told!r}, {str(tmp_path / "out")!r}, diagnostics=False, progress=False)
+print([name for name in ("transformers", "peft", "accelerate", "matplotlib", "scipy") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+    assert (tmp_path / "out" / "merge3h.json").exists()
+
+
 IN_READINGS = [
     ("dare_linear", {"rescale": "l1"}),
     ("dare_ties", {"rescale": "l1", "density": (0.2, 0.5, 1.0)}),
