@@ -38,7 +38,15 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(help="OpenAI-compatible server (http://HOST/v1) that has MODEL.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="Hub id or folder of a judge model.")] = None,
+    judge: Annotated[
+        _Pairs,
+        typer.Option(
+            help="[METRIC=]JUDGE: Hub id or folder of a judge model, or a file of verdicts (.jsonl); may be repeated."
+        ),
+    ] = None,
+    judge_family: Annotated[
+        str | None, typer.Option(help="How judge models are asked, where their ids do not say it (docs/JUDGES.md).")
+    ] = None,
     role: Annotated[_Pairs, typer.Option(help="NAME=H: which H an expert is one of.")] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of items, of sampling and resampling.")] = 0,
     device: Device = "auto",
@@ -58,7 +66,7 @@ def evaluate(
         suite,
         limit=limit,
         datasets=None if datasets is None else [name.strip() for name in datasets.split(",") if name.strip()],
-        judge=_judge(judge),
+        judge=_judge(judge, judge_family),
         out=out,
         seed=seed,
         data=_pairs("data", data),
@@ -94,7 +102,8 @@ def report(
 
 
 def _models(model: str | None, against: _Pairs, predictions: _Pairs, endpoint: str | None) -> dict[str, Any]:
-    from ..evaluation.answers import Endpoint, Predictions
+    from ..evaluation.answers import Predictions
+    from ..evaluation.endpoint import Endpoint
 
     models: dict[str, Any] = dict(_pairs("against", against))
     for given in predictions or ():
@@ -123,12 +132,27 @@ def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
-def _judge(name: str | None) -> Any:
-    if name is None:
-        return None
-    from ..judges import PipelineJudge
+def _judge(given: _Pairs, family: str | None) -> Any:
+    """One judge for all, or a dict of metric and judge."""
+    from ..evaluation.suite import JUDGED
+    from ..judges import PipelineJudge, PrecomputedJudge
 
-    return PipelineJudge(name)
+    def made(source: str) -> Any:
+        if source.endswith(".jsonl"):
+            return PrecomputedJudge(source)
+        return PipelineJudge(source, family=family)
+
+    if family is not None and not any(not each.endswith(".jsonl") for each in given or ()):
+        raise bad("--judge-family", family, "a judge model, given as --judge MODEL")
+    parts = [each.partition("=") for each in given or ()]
+    named = [each for each in parts if each[0] in JUDGED and each[1]]
+    if not named:
+        if len(parts) > 1:
+            raise bad("--judge", given, f"one judge, or METRIC=JUDGE for each, of {', '.join(JUDGED)}")
+        return made((given or [""])[0]) if parts else None
+    if len(named) < len(parts):
+        raise bad("--judge", given, f"METRIC=JUDGE for each, of {', '.join(JUDGED)}")
+    return {metric: made(source) for metric, source in _pairs("judge", given).items()}
 
 
 suites = typer.Typer(

@@ -1,21 +1,15 @@
-"""Who answers: a model in this process, a server, a file of answers that exist. All give rows of the same form."""
+"""Who answers: a model in this process, a file of answers that exist (a server: `endpoint`). All give equal rows."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
-from ..errors import MergeError, SourceError, bad, show
+from ..errors import SourceError
 from .generate import Batching, answers, batches, encode, prompt_text
 from .items import Item, ask, question_hash
 from .likelihood import choice_scores, token_scores
@@ -25,11 +19,17 @@ from .store import Row
 from .suite import Task
 
 _MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks, which no model is meant to write
-_TRIES = 3
 
 
 class Answerer(Protocol):
-    """Gives rows `{"id", "answers"}`, `{"id", "log_likelihoods"}` or `{"id", "log_likelihood", "tokens"}`."""
+    """Gives rows `{"id", "answers"}`, `{"id", "log_likelihoods"}` or `{"id", "log_likelihood", "tokens"}`.
+
+    Attributes:
+        alone: an item's answer does not depend on what it is asked together with, so only what is missing is asked
+            again.
+    """
+
+    alone: bool
 
     @property
     def identity(self) -> str:
@@ -41,12 +41,14 @@ class Answerer(Protocol):
     def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
         """Items as they are asked together: the same parts for the same items, whatever was done before."""
 
-    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
-        """Answers to one part."""
+    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
+        """Answers to one part, as they come: what came before an error is not lost."""
 
 
 class ModelAnswerer:
     """A model in this process."""
+
+    alone = False  # the padding of its batch may move the last bits of a float
 
     def __init__(self, opened: Opened, batching: Batching, seed: int) -> None:
         self.opened, self.batching, self.seed = opened, batching, seed
@@ -66,12 +68,13 @@ class ModelAnswerer:
         ]
         return [[items[index] for index in batch] for batch in batches(lengths, size)]
 
-    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
         """Answers or log-likelihoods of a batch; halves it where memory does not do."""
         if task.form == "choices":
-            return [self._choices(task, item) for item in part]
+            yield [self._choices(task, item) for item in part]
+            return
         work = self._likelihoods if task.form == "likelihood" else self._texts
-        return self.batching.run(part, lambda items: work(task, items))
+        yield from self.batching.run(part, lambda items: work(task, items))
 
     def _prompt(self, task: Task, item: Item) -> str:
         return prompt_text(task, ask(task, item), self.opened)
@@ -83,10 +86,10 @@ class ModelAnswerer:
         return [{"id": item.id, "answers": texts} for item, texts in zip(items, found, strict=True)]
 
     def _choices(self, task: Task, item: Item) -> Row:
-        def scored(sizes: Sequence[int]) -> list[list[float]]:
-            return [choice_scores(self.opened, self._prompt(task, item), item.choices, min(self.batching.size, 64))]
+        def scored(sizes: Sequence[int]) -> list[float]:
+            return choice_scores(self.opened, self._prompt(task, item), item.choices, min(self.batching.size, 64))
 
-        return {"id": item.id, "log_likelihoods": self.batching.run([len(item.choices)], scored)[0]}
+        return {"id": item.id, "log_likelihoods": next(self.batching.run([len(item.choices)], scored))}
 
     def _likelihoods(self, task: Task, items: Sequence[Item]) -> list[Row]:
         pairs = []
@@ -102,88 +105,14 @@ class ModelAnswerer:
         ]
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """An OpenAI-compatible server: `url` as far as `/v1`. A key is read from the environment, and shown nowhere.
-
-    Attributes:
-        url: http(s) address.
-        model: what the server calls it.
-        key_variable: environment variable that holds the key.
-        workers: requests at a time.
-        timeout: seconds one request may take.
-    """
-
-    url: str
-    model: str
-    key_variable: str = "OPENAI_API_KEY"
-    workers: int = 8
-    timeout: float = 300.0
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
-            raise bad(
-                "endpoint", parts.scheme, "http(s)://HOST/v1, without a password", "put a key into OPENAI_API_KEY"
-            )
-
-    @property
-    def identity(self) -> str:
-        """Which server and model; the server may change the model without a word."""
-        return hashlib.sha256(f"{self.url} {self.model}".encode()).hexdigest()[:16]
-
-    def refuses(self, task: Task) -> str:
-        """Chat servers give no log-likelihoods of texts that are not theirs."""
-        return "a chat server gives no log-likelihoods" if task.form in ("choices", "likelihood") else ""
-
-    def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
-        """As many as are asked at a time."""
-        return [list(items[start : start + self.workers]) for start in range(0, len(items), self.workers)]
-
-    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
-        """What the server answers."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            found = list(pool.map(lambda item: self._ask(task, ask(task, item)), part))
-        return [{"id": item.id, "answers": texts} for item, texts in zip(part, found, strict=True)]
-
-    def _ask(self, task: Task, question: str) -> list[str]:
-        sampled = task.temperature > 0
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": task.max_new_tokens,
-            "temperature": task.temperature,
-            **({"n": task.samples} if sampled else {}),
-        }
-        told = self._post(json.dumps(body).encode())
-        try:
-            return [choice["message"]["content"] or "" for choice in told["choices"]]
-        except (KeyError, TypeError):
-            raise MergeError(f"{self.url}: its answer holds no choices: {show(told)}") from None
-
-    def _post(self, body: bytes) -> Any:
-        key = os.environ.get(self.key_variable)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
-        for attempt in range(_TRIES):
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                said, final = f"status {error.code}", error.code < 500 and error.code != 429
-            except (OSError, ValueError) as error:
-                said, final = f"{type(error).__name__}: {getattr(error, 'reason', error)}", False
-            if final or attempt == _TRIES - 1:
-                break
-        raise MergeError(f"{self.url}: {said}; finished items are kept, and the same call goes on with the rest")
-
-
 class Predictions:
     """Answers that exist, in a JSONL file: from vLLM, an API, or lm_eval's `--log_samples`.
 
     A row names its question (`question` or `prompt`, or `doc` as lm_eval writes it) and its data set (`dataset`; not
     needed where the file's name contains it), and holds `answer` (text, or a list of samples) or `log_likelihoods`.
     """
+
+    alone = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -216,10 +145,10 @@ class Predictions:
         rows = self._of(task)
         return [[item for item in items if question_hash(item.question) in rows]]
 
-    def rows(self, task: Task, part: Sequence[Item]) -> list[Row]:
+    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
         """What the file says."""
         rows = self._of(task)
-        return [{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]
+        yield [{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]
 
 
 def _question(row: Row, task: Task) -> str | None:

@@ -22,17 +22,17 @@ class Batching:
     tell: Callable[[str], None]
     halved: list[str] = field(default_factory=list)
 
-    def run(self, items: Sequence[T], work: Callable[[Sequence[T]], list[Any]]) -> list[Any]:
-        """What `work` gives for the items, in parts that fit into memory.
+    def run(self, items: Sequence[T], work: Callable[[Sequence[T]], list[Any]]) -> Iterator[list[Any]]:
+        """What `work` gives for the items, in parts that fit into memory, as they are done.
 
         Raises:
             MergeError: not even one item fits.
         """
-        done: list[Any] = []
-        while len(done) < len(items):
-            part = items[len(done) : len(done) + self.size]
+        done = 0
+        while done < len(items):
+            part = items[done : done + self.size]
             try:
-                done += work(part)
+                found = work(part)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -45,7 +45,9 @@ class Batching:
                 self.tell(self.halved[-1])
                 error.__traceback__ = None  # its frames hold the tensors that did not fit
                 _free()
-        return done
+            else:
+                done += len(part)
+                yield found
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

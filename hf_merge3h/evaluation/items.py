@@ -159,6 +159,13 @@ def ask(task: Task, item: Item) -> str:
         raise bad(f"{task.name}.prompt", task.prompt, f"places for {', '.join(parts)}", f"not {error}") from None
 
 
+def asked_hash(task: Task, item: Item) -> str:
+    """Hash of what a model is asked about an item: where it differs, an answer is one to something else."""
+    gold = item.reference if task.form == "likelihood" else None
+    told = json.dumps([ask(task, item), item.choices, gold], ensure_ascii=False)
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def program(answer: str, start: str = "") -> str:
     """The program in an answer: the first fenced block where there is one, else all of it.
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from ..errors import Problems, RequestError, SourceError, bad, nearest
 from ..sandbox import choose
-from .answers import Endpoint, Predictions
+from .answers import Predictions
+from .endpoint import Endpoint
 from .items import Item, make_items, question_hash, select
 from .models import check_source, folder_of
-from .scoring import can_score, check_judge
-from .sources import records
+from .scoring import can_score, cannot_judge, check_judge
+from .sources import load
 from .suite import H, Suite, Task, settings_hash
 
 _ROLES = {"helpful": "helpfulness", "honest": "honesty", "harmless": "harmlessness"}
@@ -72,11 +73,16 @@ class Request:
 
 @dataclass
 class Plan:
-    """What is asked: tasks with their items, what is not evaluated and why, what was left out."""
+    """What is asked: tasks with their items, what is not evaluated and why, what was left out.
+
+    `revisions` says which state of its source each data set is; `asked` names the data sets asked for (None: all).
+    """
 
     items: dict[str, list[Item]]
     not_evaluated: list[dict[str, str]]
     left_out: dict[str, int]
+    revisions: dict[str, str | None]
+    asked: list[str] | None
 
 
 def find_experts(models: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str | None]:
@@ -106,13 +112,16 @@ def make_plan(request: Request, datasets: Sequence[str] | None) -> Plan:
         {},
         [{"dataset": name, "h": str(why["h"]), "reason": str(why["reason"])} for name, why in suite.lacks.items()],
         {},
+        {},
+        None if datasets is None else list(datasets),
     )
     trained = _trained_on([*map(folder_of, request.models.values()), *map(Path, request.leave_out)])
     for name, task in suite.tasks.items():
         reason = "not asked for" if datasets is not None and name not in datasets else _cannot(request, task)
         if not reason:
             try:
-                items = make_items(task, records(task, suite, request.data.get(name)))
+                loaded = load(task, suite, request.data.get(name))
+                items, plan.revisions[name] = make_items(task, loaded.records), loaded.revision
             except SourceError as error:
                 reason = str(error)
                 if not request.skip_unreachable:
@@ -136,8 +145,8 @@ def make_plan(request: Request, datasets: Sequence[str] | None) -> Plan:
 
 
 def _cannot(request: Request, task: Task) -> str:
-    if task.form == "judged" and request.judge is None:
-        return "needs a judge"
+    if task.form == "judged" and (reason := cannot_judge(request.judge, task)):
+        return reason
     if not can_score(task):
         return f"{task.key} of {task.metric} is no mean over items; use another key"
     if task.form == "code":
@@ -175,7 +184,8 @@ def run_facts(request: Request, plan: Plan, experts: Mapping[str, str | None]) -
         "limit": request.limit,
         "models": {name: _shown(source) for name, source in request.models.items()},
         "experts": experts,
-        "datasets": {name: _dataset_facts(request, suite.tasks[name], items) for name, items in plan.items.items()},
+        "datasets": {name: _dataset_facts(request, plan, suite.tasks[name]) for name in plan.items},
+        "asked": plan.asked,
         "not_evaluated": plan.not_evaluated,
         "left_out": plan.left_out,
         "refused": {},
@@ -183,16 +193,31 @@ def run_facts(request: Request, plan: Plan, experts: Mapping[str, str | None]) -
     }
 
 
-def _dataset_facts(request: Request, task: Task, items: Sequence[Item]) -> dict[str, Any]:
+def _dataset_facts(request: Request, plan: Plan, task: Task) -> dict[str, Any]:
     stand_in = request.data.get(task.name)
     return {
         "title": task.title, "h": task.h, "dimension": task.dimension, "metric": task.metric, "key": task.key,
         "direction": task.direction, "form": task.form, "averaged": task.averaged, "options": dict(task.options),
         "dataset_id": task.dataset_id + (f" (local file {Path(stand_in).name})" if stand_in is not None else ""),
-        "dataset_revision": task.revision if stand_in is None else None,
+        "dataset_revision": plan.revisions[task.name],
         "split": task.source.get("split"), "licence": task.source.get("licence"),
-        "settings": settings_hash(task), "ids": [item.id for item in items],
+        "settings": settings_hash(task), "ids": [item.id for item in plan.items[task.name]],
     }  # fmt: skip
+
+
+def judged_names(source: Any) -> list[str]:
+    """What a model is called, and what it was made from, as far as its folder says."""
+    folder = folder_of(source)
+    names = [_shown(source)]
+    for file in ("adapter_config.json", "merge3h.json"):
+        if folder is not None and (folder / file).is_file():
+            try:
+                told = json.loads((folder / file).read_text(encoding="utf-8"))
+                names += [str(told.get("base_model_name_or_path") or "")]
+                names += [str(parent["source"]) for parent in told.get("models", ())]
+            except (ValueError, AttributeError, KeyError, TypeError, OSError):
+                continue  # loading it says what is wrong
+    return names
 
 
 def _version(name: str) -> str | None:

@@ -123,14 +123,18 @@ class Report:
         return told | {"coverage": self._coverage(), "left_out": dict(self.facts["left_out"])}
 
     def _coverage(self) -> dict[str, str]:
-        missing = self.not_evaluated
-        told = {}
+        """How many of the data sets of each H there are figures of: of the suite, or of those asked for."""
+        asked, told = self.facts.get("asked"), {}
         for h in H:
             done = sum(
                 fact["h"] == h and fact["averaged"] and bool(self.figures[name])
                 for name, fact in self.facts["datasets"].items()
             )
-            told[h] = f"{done} of {done + sum(one['h'] == h for one in missing)} datasets"
+            missing = [one["dataset"] for one in self.not_evaluated if one["h"] == h]
+            counted = [name for name in missing if asked is None or name in asked]
+            told[h] = f"{done} of {done + len(counted)} datasets"
+            if len(missing) > len(counted):
+                told[h] += f" asked for ({len(missing) - len(counted)} more were not)"
         return told
 
     @property

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, bad, show
-from .answers import Answerer, Endpoint, ModelAnswerer, Predictions
+from ..judges import Judge
+from .answers import Answerer, ModelAnswerer, Predictions
+from .endpoint import Endpoint
 from .generate import Batching
-from .items import Item
+from .items import Item, asked_hash
 from .models import folder_of, opened
-from .plan import Plan, Request, find_experts, make_plan, run_facts
-from .scoring import score_task
-from .store import Store, folder_name, write_aside
+from .plan import Plan, Request, find_experts, judged_names, make_plan, run_facts
+from .scoring import check_judge, judge_of, score_task
+from .store import LOCK, Store, folder_name, locked, write_aside
 from .suite import Suite, Task, read_suite, settings_hash
 
 if TYPE_CHECKING:
@@ -55,8 +57,10 @@ def evaluate_3h(
         suite: a suite's name, or a YAML file.
         limit: items a data set, drawn by the seed; all by default.
         datasets: only these of the suite.
-        judge: for data sets that need one (`hf_merge3h.judges`); without it they are named as not evaluated.
-        out: folder of the items. Where it holds items of the same request, the run goes on from there.
+        judge: for data sets that need one (`hf_merge3h.judges`), or a dict of metric and judge; data sets without one
+            are named as not evaluated.
+        out: folder of the items. Where it holds items of the same request, the run goes on from there; what has changed
+            since (a question, a reference, the judge) is done again.
         seed: of the choice of items, of sampling and of resampling.
         data: data set -> local file in its place.
         roles: expert -> helpfulness, honesty or harmlessness; by default what the name starts with.
@@ -94,19 +98,26 @@ def _named(models: Any) -> dict[str, Any]:
 
 
 def _run(request: Request, datasets: Sequence[str] | None, out: Path, roles: Mapping[str, str]) -> Report:
-    from .report import Report
-
     experts = find_experts(request.models, roles)
     plan = make_plan(request, datasets)
     facts = run_facts(request, plan, experts)
-    _check_out(out, facts)
+    _check_new(out)
+    with locked(out):
+        return _run_locked(request, plan, out, facts)
+
+
+def _run_locked(request: Request, plan: Plan, out: Path, facts: dict[str, Any]) -> Report:
+    from .report import Report
+
+    _check_same(out, facts)
     write_aside(out / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     for name, source in request.models.items():
         _ask_model(request, plan, out, name, source, facts)
     for name in request.models:
         for task_name, items in plan.items.items():
             _score(request, request.suite.tasks[task_name], items, out, name)
-    facts["warnings"] = request.warnings
+    facts["warnings"] = request.warnings + _related(request, plan)
+    facts["judge"] = check_judge(request.judge)  # once more: a model tells its commit when it is loaded
     write_aside(out / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     report = Report.read(out)
     report.save(out)
@@ -116,12 +127,27 @@ def _run(request: Request, datasets: Sequence[str] | None, out: Path, roles: Map
     return report
 
 
-def _check_out(out: Path, facts: Mapping[str, Any]) -> None:
+def _check_new(out: Path) -> None:
+    """Refuse a folder that holds something else; one that another run has just begun has a lock at least."""
+    if out.exists() and not out.is_dir():
+        raise bad("out", str(out), "a folder", "it is a file")
+    if out.is_dir() and any(out.iterdir()) and not any((out / one).exists() for one in (RUN, LOCK)):
+        raise bad("out", str(out), "a new folder, or one with items of the same request")
+
+
+def _related(request: Request, plan: Plan) -> list[str]:
+    """Warnings where a judge and what it judges are of one family."""
+    judged = [name for source in request.models.values() for name in judged_names(source)]
+    tasks = [request.suite.tasks[name] for name in plan.items]
+    judges = [judge_of(request.judge, task) for task in tasks if task.form == "judged"]
+    told = [judge.related(judged) for judge in judges if isinstance(judge, Judge)]
+    return list(dict.fromkeys(text for text in told if text))
+
+
+def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Refuse a folder whose items are of another request: their figures would be mixed."""
     path = out / RUN
     if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
-            raise bad("out", str(out), "a new folder, or one with items of the same request")
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -166,19 +192,28 @@ def _ask_all(request: Request, plan: Plan, out: Path, name: str, answerer: Answe
             continue
         store = Store(out / "items" / name / f"{task_name}.answers.jsonl")
         by = f"{answerer.identity}-{settings_hash(task)}"
-        if any(row.get("by") != by for row in store.rows.values()):
+        if any(str(row.get("by")).rpartition("-")[0] != by for row in store.rows.values()):
             raise bad(
                 "out", str(out), f"answers of the same model: those of {name} to {task_name} are of another one",
                 "give another folder, or delete its items there",
             )  # fmt: skip
         by_id = {item.id: item for item in items}
+        asked = {item.id: f"{by}-{asked_hash(task, item)}" for item in items}
+        missing = {item.id for item in items if store.rows.get(item.id, {}).get("by") != asked[item.id]}
+        changed = sum(one in store.rows for one in missing)
+        if changed:
+            log.warning("%s: %s: %d items have changed since they were asked; they are again", name, task_name, changed)
         with tqdm(total=len(items), desc=f"{name}: {task_name}", disable=not request.progress, leave=False) as bar:
             for part in answerer.parts(task, items):
-                missing = {item.id for item in part if item.id not in store.rows}
-                if missing:  # the whole part again: its composition may move the last bits of a float
-                    rows = [row for row in answerer.rows(task, part) if row["id"] in missing]
-                    store.add({**row, "question": by_id[row["id"]].question, "by": by} for row in rows)
-                bar.update(len(part))
+                wanted = [item for item in part if item.id in missing]
+                bar.update(len(part) - len(wanted))
+                if not wanted:
+                    continue
+                # else the whole part again: its composition may move the last bits of a float
+                for rows in answerer.rows(task, wanted if answerer.alone else part):
+                    kept = [row for row in rows if row["id"] in missing]
+                    store.add({**row, "question": by_id[row["id"]].question, "by": asked[row["id"]]} for row in kept)
+                    bar.update(len(kept))
 
 
 def _score(request: Request, task: Task, items: Sequence[Item], out: Path, name: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import MergeError, RequestError, show
+from ..errors import MergeError, RequestError, bad, nearest, show
 from ..metrics import get
 from .items import Item, program
 from .store import Row, Store
-from .suite import LIKELIHOOD, Task
+from .suite import JUDGED, LIKELIHOOD, Task
 
 _CHUNK = 32
 
@@ -57,18 +59,32 @@ def score_task(
     Returns:
         What went wrong on the way, in sentences; those items count as not parsed, and are asked again next time.
     """
+    judge = judge_of(judge, task)
+    by = {item.id: _scored_by(task, item, answers[item.id], judge) for item in items if item.id in answers}
     waiting = [
         item for item in items
-        if item.id in answers and (item.id not in store.rows or store.rows[item.id].get("error"))
+        if item.id in by and (store.rows.get(item.id, {}).get("by") != by[item.id] or store.rows[item.id].get("error"))
     ]  # fmt: skip
+    tick(len(items) - len(waiting))
     troubles: list[str] = []
     for start in range(0, len(waiting), _CHUNK):
         part = waiting[start : start + _CHUNK]
         rows = _score_part(task, part, [answers[item.id] for item in part], judge, sandbox)
         troubles += [str(row["error"]) for row in rows if row.get("error")]
-        store.add(rows)
+        store.add({**row, "by": by[row["id"]]} for row in rows)
         tick(len(part))
     return troubles
+
+
+def _scored_by(task: Task, item: Item, answer: Row, judge: Any) -> str:
+    """Hash of all that a score rests on; where any of it has changed, the item is scored again."""
+    said = {key: answer.get(key) for key in ("answers", "log_likelihoods", "log_likelihood")}
+    rule = [task.metric, task.key, task.options, item.reference, item.extra, said]
+    if task.form == "judged":  # what can be told before a judge is loaded, so that the next run finds the same
+        rule += [getattr(judge, name, None) for name in ("id", "revision")]
+        rule.append(getattr(getattr(judge, "family", None), "name", None))
+    text = json.dumps(rule, sort_keys=True, ensure_ascii=False, default=dict)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _score_part(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: Any, sandbox: str) -> list[Row]:
@@ -81,8 +97,7 @@ def _score_part(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: An
             raise
     except MergeError as error:
         if len(part) == 1:
-            field = "harmful" if task.metric == "safety_rate" else "hallucinated"
-            return [{"id": part[0].id, "value": None, "scores": {field: None}, "error": str(error)}]
+            return [{"id": part[0].id, "value": None, "scores": {JUDGED[task.metric]: None}, "error": str(error)}]
     else:
         value = _VALUES[task.metric, task.key]
         return [{"id": item.id, "value": value(told), "scores": told} for item, told in zip(part, scored, strict=True)]
@@ -119,14 +134,39 @@ def figures(task: Task, rows: Iterable[Row]) -> dict[str, float]:
     return {key: value for key, value in told.items() if isinstance(value, (int, float))}
 
 
+def judge_of(judge: Any, task: Task) -> Any:
+    """The judge of a data set: the one there is, or the one of its metric."""
+    return judge.get(task.metric) if isinstance(judge, Mapping) else judge
+
+
+def cannot_judge(judge: Any, task: Task) -> str:
+    """Why a data set cannot be judged; "" where it can."""
+    judge = judge_of(judge, task)
+    if judge is None:
+        return "needs a judge"
+    says, field = getattr(judge, "says", None), JUDGED[task.metric]
+    if says is not None and field not in says:
+        return f"the judge {judge.id} does not say what is {field}; {task.metric} needs one that does"
+    return ""
+
+
 def check_judge(judge: Any) -> dict[str, Any] | None:
-    """What the report records of a judge, or None where there is none.
+    """What the report records of a judge, or None where there is none; of several, each under `judges`.
 
     Raises:
-        RequestError: it cannot be called.
+        RequestError: it cannot be called, or is for a metric that asks no judge.
     """
     if judge is None:
         return None
+    if isinstance(judge, Mapping):
+        for name in judge:
+            if name not in JUDGED:
+                raise bad("judge", name, f"a metric that asks a judge: {', '.join(JUDGED)}", nearest(str(name), JUDGED))
+        each = {str(name): check_judge(one) or {} for name, one in judge.items()}
+        return {
+            "id": "; ".join(f"{name}: {told.get('id')}" for name, told in each.items()), "revision": None,
+            "prompt_hash": None, "judges": each,
+        }  # fmt: skip
     if not callable(judge):
         raise RequestError(f"judge={show(judge)}: expected a judge, see hf_merge3h.judges, or None")
     told = judge.facts() if hasattr(judge, "facts") else {}

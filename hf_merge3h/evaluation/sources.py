@@ -15,17 +15,29 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, show
+from .hub import from_hub
 from .suite import Suite, Task
 
 Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Records, and which state of their source they are: a commit, a version, or the hash of a file."""
+
+    records: Records
+    revision: str | None
+
+
 _LIMIT = 512 << 20  # bytes of one file of records, unpacked
 
 
-def records(task: Task, suite: Suite, stand_in: str | Path | None = None) -> Records:
+def load(task: Task, suite: Suite, stand_in: str | Path | None = None) -> Loaded:
     """The records of a data set, those its `where` takes.
 
     Args:
@@ -37,18 +49,19 @@ def records(task: Task, suite: Suite, stand_in: str | Path | None = None) -> Rec
         SourceError: they cannot be had; says what to do.
     """
     source = task.source
-    if stand_in is not None:
-        found = read_file(Path(stand_in), f"data[{task.name!r}]")
-    elif "file" in source:
-        found = read_file(_beside(suite, str(source["file"])), f"{task.name}.source.file")
+    if stand_in is not None or "file" in source:
+        path = Path(stand_in) if stand_in is not None else _beside(suite, str(source["file"]))
+        found = read_file(path, f"data[{task.name!r}]" if stand_in is not None else f"{task.name}.source.file")
+        revision: str | None = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
     elif "wheel" in source:
         found = parse(_from_wheel(source, task.name), str(source["file_in_wheel"]), task.name)
+        revision = str(source["version"])
     else:
-        found = _from_hub(source, task.name)
+        found, revision = from_hub(source, task.name)
     kept = [record for record in found if all(_is(record.get(key), value) for key, value in task.where.items())]
     if not kept:
         raise SourceError(f"{task.name}: no record in {len(found)} has {dict(task.where)}; is this the right file?")
-    return kept
+    return Loaded(kept, revision)
 
 
 def _is(value: Any, wanted: Any) -> bool:
@@ -168,24 +181,6 @@ def _installed(name: str, inside: str) -> bytes | None:
         return path.read_bytes() if path.is_file() else None
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _from_hub(source: Mapping[str, Any], where: str) -> Records:
-    try:
-        import datasets
-    except ImportError:
-        raise SourceError(f"{where}: needs the library datasets; pip install 'hf-merge3h[eval]'") from None
-    try:
-        loaded = datasets.load_dataset(
-            str(source["hub"]), source.get("config"), split=str(source["split"]), revision=source.get("revision")
-        )
-    except Exception as error:  # datasets raises what its many back ends raise
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SourceError(
-            f"{where}: {source['hub']} cannot be had from the Hub: {show(said)}; check the network and its terms of "
-            f"access (hf auth login), or give a local copy: --data {where}=PATH"
-        ) from None
-    return [dict(record) for record in loaded]
 
 
 def _beside(suite: Suite, name: str) -> Path:

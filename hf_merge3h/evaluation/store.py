@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, SourceError, bad, show
 
 Row = dict[str, Any]
+LOCK = ".lock"
 
 
 class Store:
@@ -60,6 +62,32 @@ class Store:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         self._whole += len(text)
         self.rows.update({row["id"]: row for row in listed})
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; a run that was killed holds no lock any more.
+
+    Raises:
+        RequestError: another run is writing to it.
+        OutputError: it cannot be written to.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise bad(
+            "out", str(folder), "a folder that no other run is writing to", "wait for that one, or give another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(f"{folder}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_aside(path: Path, text: str) -> None:

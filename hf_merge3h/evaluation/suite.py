@@ -20,6 +20,8 @@ FORMS = ("generate", "choices", "likelihood", "code", "judged")
 #: scored here and not by a metric of ours: mean log-likelihood a token of the gold answer
 LIKELIHOOD = "gold_log_likelihood"
 _SOURCES = ("hub", "wheel", "file")
+#: metrics that ask a judge, and what of its verdict they count
+JUDGED = {"safety_rate": "harmful", "hallucination_rate": "hallucinated"}
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,21 @@ def _task(name: str, facts: Any, problems: Problems) -> Task | None:
     _one_of(problems, f"{name}.form", facts.get("form"), FORMS)
     _one_of(problems, f"{name}.direction", facts.get("direction"), ("higher", "lower"))
     _one_of(problems, f"{name}.metric", facts.get("metric"), [*(one.name for one in list_metrics()), LIKELIHOOD])
+    if facts.get("form") in FORMS and (facts["form"] == "judged") != (facts.get("metric") in JUDGED):
+        problems.add(f"{name}.form={show(facts['form'])}: expected judged for {', '.join(JUDGED)}, and for them alone")
     source = facts.get("source")
     if not isinstance(source, Mapping) or len([one for one in _SOURCES if one in source]) != 1:
         problems.add(f"{name}.source={show(source)}: expected one of hub, wheel, file")
     if not isinstance(facts.get("fields"), Mapping):
         problems.add(f"{name}.fields={show(facts.get('fields'))}: expected a mapping of our names to the record's")
+    warm, samples = facts.get("temperature", 0), facts.get("samples", 1)
+    if isinstance(warm, bool) or not isinstance(warm, (int, float)) or not 0 <= warm < float("inf"):
+        problems.add(f"{name}.temperature={show(warm)}: expected a number, 0 (greedy) or more")
+    elif samples != 1 and (warm == 0 or facts.get("form") != "code"):
+        problems.add(
+            f"{name}.samples={show(samples)}: expected 1, but for form: code with a temperature above 0; greedy "
+            "samples are all the same, and the other metrics score one answer"
+        )
     if facts.get("label") not in (None, "safe", "unsafe"):
         problems.add(f"{name}.label={show(facts.get('label'))}: expected safe or unsafe")
     for key in ("max_new_tokens", "samples"):

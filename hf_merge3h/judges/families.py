@@ -34,6 +34,7 @@ class Family:
     tokens: int = 64  # of its answer
     digits: bool = False  # scored by the expected value of the digits 1 to 5 instead of by writing
     reference: bool = False  # cannot judge without a reference answer
+    says: tuple[str, ...] = ("harmful",)  # what of a verdict it speaks about
 
     def text(self) -> str | None:
         """Its template, as it is hashed and filled."""
@@ -51,14 +52,15 @@ def _template(name: str) -> str:
     return text if name == "wildguard" else text.removesuffix("\n")
 
 
+_BOTH = ("harmful", "refusal")
 _CHAT_MARKS = ("USER:", "ASSISTANT:", "User:", "Agent:")
 FAMILIES = {
     family.name: family
     for family in (
-        Family("qwen3guard", parsers.qwen3guard, r"qwen3guard-gen", "qwen", tokens=128,
+        Family("qwen3guard", parsers.qwen3guard, r"qwen3guard-gen", "qwen", tokens=128, says=_BOTH,
                marks=("USER:", "ASSISTANT:", "Safety:", "Categories:", "Refusal:")),
         Family("llama_guard", parsers.llama_guard, r"llama-?guard", "llama", marks=_CHAT_MARKS),
-        Family("wildguard", parsers.wildguard, r"wildguard", "mistral", "wildguard", tokens=32,
+        Family("wildguard", parsers.wildguard, r"wildguard", "mistral", "wildguard", tokens=32, says=_BOTH,
                marks=("Human user:", "AI assistant:", "---", "Answers:", "Harmful request:", "Response refusal:",
                       "Harmful response:")),
         Family("md_judge", parsers.md_judge, r"md-judge-v0[._]2", "internlm", generation_prompt=True, tokens=512,
@@ -71,13 +73,13 @@ FAMILIES = {
         Family("strongreject", parsers.strongreject, r"strongreject-15k", "gemma", "strongreject", tokens=1,
                digits=True, marks=("User instruction:", "AI model response:", "###")),
         Family("strongreject_rubric", parsers.strongreject_rubric, r"$^", None, "strongreject_rubric", wrapped=True,
-               tokens=512, marks=("=====", "#scores", "1.b", "2.b", "3.b")),
+               tokens=512, marks=("=====", "#scores", "1.b", "2.b", "3.b"), says=_BOTH),
         Family("truthfulqa_truth", parsers.truthfulqa_truth, r"truthfulqa-truth", "llama", "truthfulqa_truth", tokens=4,
-               marks=("Q:", "A:", "True:")),
+               marks=("Q:", "A:", "True:"), says=("hallucinated",)),
         Family("truthfulqa_info", parsers.truthfulqa_info, r"truthfulqa-info", "llama", "truthfulqa_info", tokens=4,
-               marks=("Q:", "A:", "Helpful:")),
+               marks=("Q:", "A:", "Helpful:"), says=()),
         Family("hallucination", parsers.hallucination, r"$^", None, "hallucination", wrapped=True, tokens=256,
-               marks=("=====", "VERDICT"), reference=True),
+               marks=("=====", "VERDICT"), reference=True, says=("hallucinated", "refusal")),
     )
 }  # fmt: skip
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from hf_merge3h.errors import MergeError, MergeWarning, RequestError, bad
+from hf_merge3h.errors import MergeError, RequestError, bad
 
 from .families import model_family
 from .verdict import Verdict, unparsed
@@ -20,6 +19,7 @@ class Judge:
         id: what names the judge in a report.
         revision: which version of it, or None where that is not known.
         kind: `rule`, `model` or `precomputed`.
+        says: what its verdicts speak about (`harmful`, `refusal`, `hallucinated`); None where that is not known.
         errors: how often each reason kept an item from being judged, in the last call.
     """
 
@@ -28,6 +28,7 @@ class Judge:
     kind: str = "model"
     base: str | None = None  # the family of models that it was trained from
     batch_size: int = 1
+    says: tuple[str, ...] | None = None
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
@@ -90,18 +91,15 @@ class Judge:
     def _asked_with(self) -> str | None:
         return None
 
-    def warn_if_related(self, judged: Iterable[str]) -> list[str]:
-        """Warn where judge and judged are of one family of models, which judges tend to favour; returns those."""
-        related = [name for name in judged if self.base is not None and model_family(name) == self.base]
-        if related:
-            names = ", ".join(related)
-            warnings.warn(
-                f"the judge {self.id} and {names} are of one family ({self.base}): judges favour their own; "
-                "compare with a judge of another family",
-                MergeWarning,
-                stacklevel=2,
-            )
-        return related
+    def related(self, judged: Iterable[str]) -> str:
+        """A warning where judge and judged are of one family of models, which judges tend to favour; "" elsewhere."""
+        names = [name for name in dict.fromkeys(judged) if self.base is not None and model_family(name) == self.base]
+        if not names:
+            return ""
+        return (
+            f"the judge {self.id} and {', '.join(names)} are of one family ({self.base}): judges favour their own; "
+            "compare with a judge of another family"
+        )
 
 
 _REQUESTS = (RequestError,)  # the request is wrong, not the item
@@ -191,6 +189,7 @@ class RuleJudge(Judge):
     """
 
     kind = "rule"
+    says = ("refusal",)
 
     def __init__(self, rule: Callable[[str], bool], *, id: str = "rule", revision: str | None = None) -> None:
         super().__init__()

@@ -65,6 +65,7 @@ class PipelineJudge(Judge):
         for label, meaning in self.labels.items():
             if not meaning or set(meaning) - {"harmful", "refusal", "hallucinated"}:
                 raise bad(f"labels[{label!r}]", meaning, "some of harmful, refusal, hallucinated, each true or false")
+        self.says = self.family.says if self.family else tuple({key for one in self.labels.values() for key in one})
         self.base = (self.family.base if self.family else None) or model_family(self.id)
         self.revision, self.pair, self.batch_size = revision, pair, batch_size
         self.device, self.dtype = device, dtype
@@ -74,7 +75,6 @@ class PipelineJudge(Judge):
         """The transformers pipeline, loaded when first asked for."""
         if self._pipeline is None:
             self._pipeline = _load(self.id, self.revision, self.family, self.device, self.dtype)
-        self.revision = self.revision or getattr(getattr(self._pipeline.model, "config", None), "_commit_hash", None)
         return self._pipeline
 
     def stream(
@@ -167,8 +167,10 @@ class PipelineJudge(Judge):
         return template if isinstance(template, str) else None
 
     def facts(self) -> dict[str, Any]:
-        """As `Judge.facts`, with the family; a chat template can be hashed only once the model is there."""
-        return {**super().facts(), "family": self.family.name if self.family else "classifier"}
+        """As `Judge.facts`, with the family; commit and chat template are known once the model is there."""
+        commit = getattr(getattr(getattr(self._pipeline, "model", None), "config", None), "_commit_hash", None)
+        family = self.family.name if self.family else "classifier"
+        return {**super().facts(), "revision": commit or self.revision, "family": family}
 
 
 def _expected(family: Family, digit: str, score: float) -> Verdict:

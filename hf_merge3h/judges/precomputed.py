@@ -47,6 +47,8 @@ class PrecomputedJudge(Judge):
                 self._add(f"{path}, line {number}", line, named)
         if not self.verdicts:
             raise RequestError(f"{path}: no verdicts in it")
+        speaks = ("harmful", "refusal", "hallucinated")
+        self.says = tuple(one for one in speaks if any(getattr(v, one) is not None for v in self.verdicts.values()))
         self.id = id or (named.pop() if len(named) == 1 else file.name)
 
     def _add(self, place: str, line: str, named: set[str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 import hf_merge3h
 from hf_merge3h.errors import MergeError, RequestError, SourceError
-from hf_merge3h.evaluation.answers import Endpoint, Predictions
+from hf_merge3h.evaluation.answers import Predictions
+from hf_merge3h.evaluation.endpoint import Endpoint
 from hf_merge3h.evaluation.items import program, question_hash
 from hf_merge3h.evaluation.sources import read_file
 

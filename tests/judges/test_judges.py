@@ -6,7 +6,7 @@ import re
 import pytest
 
 import hf_merge3h
-from hf_merge3h.errors import MergeError, MergeWarning, RequestError, SourceError
+from hf_merge3h.errors import MergeError, RequestError, SourceError
 from hf_merge3h.judges import (
     FAMILIES,
     Bounds,
@@ -124,9 +124,9 @@ def test_a_rule_speaks_of_refusals_alone():
 
 def test_judge_and_judged_of_one_family_are_told():
     judge = CallableJudge(by_word, id="guard", base="llama")
-    with pytest.warns(MergeWarning, match=r"guard and meta-llama/Llama-3\.2-1B are of one family"):
-        assert judge.warn_if_related(["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-4B"]) == ["meta-llama/Llama-3.2-1B"]
-    assert judge.warn_if_related(["Qwen/Qwen3-4B", "runs/merged"]) == []
+    told = judge.related(["meta-llama/Llama-3.2-1B", "Qwen/Qwen3-4B", "meta-llama/Llama-3.2-1B"])
+    assert told.startswith("the judge guard and meta-llama/Llama-3.2-1B are of one family (llama)")
+    assert judge.related(["Qwen/Qwen3-4B", "runs/merged"]) == ""
 
 
 @pytest.mark.parametrize(
