@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from tests.hub_writes import ME, Fault, trouble, write
@@ -18,7 +19,7 @@ TOKEN = "hf_" + "right" * 7
 
 @dataclass
 class Repo:
-    """One repository: its files, and who may read them.
+    """One repository: its files, and who may read them. A data set's name begins with `datasets/`.
 
     `access`: open; gated (metadata for all, files with TOKEN); private (all with TOKEN); forbidden; broken.
     """
@@ -94,9 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(200 if known else 401, content=_json({"name": ME, "type": "user", "orgs": [{"name": "us"}]}))
             return
         parts = path.strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        parts = parts[2:] if api else parts
-        name, parts = "/".join(parts[:2]), parts[2:]
+        api = parts[0] == "api" and parts[1] in ("models", "datasets")
+        kind = "datasets/" if "datasets" in parts[:2] else ""
+        parts = parts[2:] if api else parts[1:] if kind else parts
+        name, parts = kind + "/".join(parts[:2]), parts[2:]
         repo = self.hub.repos.get(name)
         token = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repo is None or (repo.access == "private" and not token):
@@ -114,11 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file} for file in repo.files]
             self.send(200, content=_json({"id": name, "sha": repo.sha, "siblings": siblings}), body=body)
         elif api and parts[0] == "tree":
-            tree = [
-                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for file, content in repo.files.items()
-            ]
-            self.send(200, content=_json(tree), body=body)
+            self.send(200, content=_json(tree(repo, "/".join(parts[2:]))), body=body)
         elif "/".join(parts[2:]) not in repo.files:
             self.send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repo.sha})
         else:
@@ -135,6 +133,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(content)
+
+
+def tree(repo: Repo, folder: str = "") -> list[dict[str, object]]:
+    """What lies under a folder, all the way down; the folders come too."""
+    start = f"{folder}/" if folder else ""
+    files = {name: content for name, content in repo.files.items() if name.startswith(start)}
+    inner = {
+        str(parent) for name in files for parent in PurePosixPath(name).parents if str(parent) not in (".", folder)
+    }
+    return [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(inner)] + [
+        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        for name, content in files.items()
+    ]
 
 
 def _json(content: object) -> bytes:

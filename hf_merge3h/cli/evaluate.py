@@ -55,17 +55,27 @@ def evaluate(
     skip_unreachable: Annotated[
         bool, typer.Option("--skip-unreachable", help="Name data sets that cannot be had, instead of an error.")
     ] = False,
+    export_lm_eval: Annotated[
+        Path | None,
+        typer.Option(help="Only write the suite as tasks of lm-evaluation-harness into this folder; no MODEL then."),
+    ] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bars nor report.")] = False,
 ) -> None:
     """Measure a model over helpfulness, honesty and harmlessness, and compare it with others on the same items."""
     from ..evaluation.run import evaluate_3h
 
+    chosen = None if datasets is None else [name.strip() for name in datasets.split(",") if name.strip()]
+    if export_lm_eval is not None:
+        if model is not None or against or predictions or endpoint or out:
+            raise bad("--export-lm-eval", str(export_lm_eval), "no model and no --out: it only writes tasks")
+        _export(suite, export_lm_eval, chosen, _pairs("data", data), limit, seed)
+        return
     report = evaluate_3h(
         _models(model, against, predictions, endpoint),
         suite,
         limit=limit,
-        datasets=None if datasets is None else [name.strip() for name in datasets.split(",") if name.strip()],
+        datasets=chosen,
         judge=_judge(judge, judge_family),
         out=out,
         seed=seed,
@@ -83,6 +93,17 @@ def evaluate(
         typer.echo(repr(report))
         if out is not None:
             typer.echo(f"\n{out}: report.html, report.md, report.json, and the items")
+
+
+def _export(
+    suite: str, folder: Path, datasets: list[str] | None, data: dict[str, str], limit: int | None, seed: int
+) -> None:
+    from ..evaluation.export import export_lm_eval
+
+    done = export_lm_eval(suite, folder, datasets=datasets, data=data, limit=limit, seed=seed)
+    typer.echo(f"{folder}: {len(done.tasks)} tasks; its README.md says how they are run")
+    for name, reason in done.left_out.items():
+        typer.echo(f"{name} is not among them: {reason}")
 
 
 def report(

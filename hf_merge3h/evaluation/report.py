@@ -132,9 +132,9 @@ class Report:
             )
             missing = [one["dataset"] for one in self.not_evaluated if one["h"] == h]
             counted = [name for name in missing if asked is None or name in asked]
-            told[h] = f"{done} of {done + len(counted)} datasets"
+            told[h] = f"{done} of {done + len(counted)} datasets" + ("" if asked is None else " asked for")
             if len(missing) > len(counted):
-                told[h] += f" asked for ({len(missing) - len(counted)} more were not)"
+                told[h] += f" ({len(missing) - len(counted)} more were not)"
         return told
 
     @property

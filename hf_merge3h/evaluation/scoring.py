@@ -91,7 +91,7 @@ def _score_part(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: An
     if task.metric == LIKELIHOOD:
         return [{"id": row["id"], "value": row["log_likelihood"], "scores": {"tokens": row["tokens"]}} for row in rows]
     try:
-        scored = _metric(task, part, rows, judge, sandbox)
+        scored = score_items(task, part, rows, judge, sandbox)
     except RequestError:
         if len(part) == 1:
             raise
@@ -107,7 +107,10 @@ def _score_part(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: An
     ]
 
 
-def _metric(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: Any, sandbox: str) -> list[Row]:
+def score_items(
+    task: Task, part: Sequence[Item], rows: Sequence[Row], judge: Any = None, sandbox: str = "auto"
+) -> list[Row]:
+    """What the metric says of each answer."""
     record = get(task.metric)
     options = {name: value for name, value in task.options.items() if name != "k"}
     references = [item.reference for item in part]

@@ -58,14 +58,18 @@ def load(task: Task, suite: Suite, stand_in: str | Path | None = None) -> Loaded
         revision = str(source["version"])
     else:
         found, revision = from_hub(source, task.name)
-    kept = [record for record in found if all(_is(record.get(key), value) for key, value in task.where.items())]
+    kept = [record for record in found if matches(task, record)]
     if not kept:
         raise SourceError(f"{task.name}: no record in {len(found)} has {dict(task.where)}; is this the right file?")
     return Loaded(kept, revision)
 
 
-def _is(value: Any, wanted: Any) -> bool:
-    return value in wanted if isinstance(wanted, list) else value == wanted
+def matches(task: Task, record: Mapping[str, Any]) -> bool:
+    """Whether a record is one that the task's `where` takes."""
+    return all(
+        record.get(key) in wanted if isinstance(wanted, list) else record.get(key) == wanted
+        for key, wanted in task.where.items()
+    )
 
 
 def read_file(path: Path, where: str) -> Records:

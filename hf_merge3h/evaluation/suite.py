@@ -93,7 +93,12 @@ class Suite:
     tasks: Mapping[str, Task]
     lacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folder: Path = HERE
-    digest: str = ""
+    text: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Hash of the file that says all this."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def list_suites() -> list[str]:
@@ -118,10 +123,10 @@ def read_suite(given: str | Path | Suite) -> Suite:
         content = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SourceError(f"{path}: cannot be read as YAML: {show(str(error))}") from None
-    return _suite(content, path, hashlib.sha256(text.encode()).hexdigest())
+    return _suite(content, path, text)
 
 
-def _suite(content: Any, path: Path, digest: str) -> Suite:
+def _suite(content: Any, path: Path, text: str) -> Suite:
     tasks = content.get("datasets") if isinstance(content, Mapping) else None
     if not isinstance(tasks, Mapping) or not tasks:
         raise bad(f"suite {path}", tasks, "`datasets:` with at least one data set", "see `hf-merge3h suites show 3h`")
@@ -134,7 +139,7 @@ def _suite(content: Any, path: Path, digest: str) -> Suite:
         {name: task for name, task in found.items() if task is not None},
         content.get("lacks") or {},
         path.parent,
-        digest,
+        text,
     )
 
 

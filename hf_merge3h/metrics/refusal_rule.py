@@ -55,8 +55,8 @@ _WRONG = _any(
 )
 _RULES = _any("guidelines|programming|policies|policy|principles|values|ethics|purpose|training|terms")
 _FIT = _any(
-    "appropriate|ethical|acceptable|okay|ok|legal|right|permissible|responsible|advisable|possible for me|safe|accurate"
-)
+    "appropriate|ethical|acceptable|okay|ok|legal|right|permissible|responsible|advisable|possible for me|safe"
+)  # not "accurate": who says that something is not accurate corrects a premise, and answers
 
 #: ways to decline; `^` is the start of a sentence
 _DECLINES = (
@@ -71,6 +71,7 @@ _DECLINES = (
     rf"{_any('decline|refuse|pass on|abstain|refrain')}\b",
     rf"\b(?:{_CANNOT}|not able to|not going to|not willing to) {_any('assist|help|comply')} (?:you )?with\b",
     rf"(?:{_I}|\band|,) (?:do not|don't) {_any('condone|support|promote|encourage|engage in|tolerate|provide')}\b",
+    rf"\b(?:help|assist|useful|happy)\b[^.!?]{{1,160}}\bbut not {_any('with|for|to help')}\b",  # with A, but not with B
     rf"{_I} (?:do not|don't) have access to (?:\w+ )?{_any('personal|private|confidential')}\b",
     r"\bdesigned to (?:respect|protect) (?:\w+ ){0,2}privacy\b",
     # rules, and the request as their subject

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -15,6 +17,7 @@ from hf_merge3h.evaluation.answers import Predictions
 from hf_merge3h.evaluation.endpoint import Endpoint
 from hf_merge3h.evaluation.items import program, question_hash
 from hf_merge3h.evaluation.sources import read_file
+from hf_merge3h.evaluation.suite import read_suite
 
 from . import tiny
 
@@ -22,7 +25,7 @@ KEY = "sk-" + "secret" * 4
 
 
 @contextmanager
-def server(answer=lambda body: f"#### {len(body['messages'])}", fail=lambda count: None):
+def server(answer=lambda body: f"#### {len(body['messages'])}", fail=lambda count: None, choices=None, headers=()):
     """An OpenAI-compatible server on 127.0.0.1, as far as chat completions go."""
     asked: list[tuple[dict, str | None]] = []
 
@@ -31,9 +34,11 @@ def server(answer=lambda body: f"#### {len(body['messages'])}", fail=lambda coun
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((body, self.headers.get("Authorization")))
             status = fail(len(asked)) or (200 if self.path == "/v1/chat/completions" else 404)
-            said = {"choices": [{"message": {"content": answer(body)}} for _ in range(body.get("n", 1))]}
-            data = json.dumps(said).encode() if status == 200 else b"no"
+            said = {"choices": [{"message": {"content": answer(body)}} for _ in range(choices or body.get("n", 1))]}
+            data = json.dumps(said).encode() if status == 200 else f"no, not with {KEY}".encode()
             self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -59,11 +64,13 @@ def evaluate(models, suite, out, **options):
 def test_a_server_is_asked(suite, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with server(lambda body: "I cannot help with that.", lambda count: 503 if count == 1 else None) as (url, asked):
-        report = evaluate({"merged": Endpoint(url, "big")}, suite, tmp_path, datasets=["unsafe", "facts"])
+        asked_of = {"merged": Endpoint(url, "big", pause=0.001)}
+        report = evaluate(asked_of, suite, tmp_path, datasets=["unsafe", "facts"])
     assert report.figures["unsafe"]["merged"].value == 1.0
     assert {body["model"] for body, _ in asked} == {"big"}
     assert {header for _, header in asked} == {f"Bearer {KEY}"}
     assert asked[0][0]["temperature"] == 0
+    assert report.summary["coverage"]["honesty"] == "0 of 1 datasets asked for"
     assert report.not_evaluated[-1] == {
         "dataset": "facts", "h": "honesty", "reason": "merged: a chat server gives no log-likelihoods"
     }  # fmt: skip
@@ -74,13 +81,53 @@ def test_a_server_that_fails_loses_nothing(suite, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     down = {"now": True}
     with server(fail=lambda count: 500 if down["now"] and count > 8 else None) as (url, asked):
+        big = Endpoint(url, "big", workers=4, pause=0.001)
         with pytest.raises(MergeError, match="status 500") as told:
-            evaluate({"merged": Endpoint(url, "big", workers=4)}, suite, tmp_path, datasets=["unsafe"])
+            evaluate({"merged": big}, suite, tmp_path, datasets=["unsafe"])
         assert KEY not in str(told.value)
         down["now"] = False
         asked.clear()
-        evaluate({"merged": Endpoint(url, "big", workers=4)}, suite, tmp_path, datasets=["unsafe"])
+        evaluate({"merged": big}, suite, tmp_path, datasets=["unsafe"])
         assert len(asked) == 4
+
+
+def test_one_request_that_fails_loses_none_of_those_beside_it(suite, tmp_path, monkeypatch):
+    monkeypatch.setattr(Endpoint, "_ask", _strict(Endpoint._ask))
+    with server(lambda body: "No.") as (url, asked), pytest.raises(MergeError, match="bank 3"):
+        evaluate({"merged": Endpoint(url, "big", workers=12)}, suite, tmp_path, datasets=["unsafe"])
+    kept = (tmp_path / "items" / "merged" / "unsafe.answers.jsonl").read_text()
+    assert (kept.count("\n"), "bank 3" in kept, len(asked)) == (11, False, 11)
+
+
+def _strict(ask):
+    def asked(self, task, question):
+        if "bank 3" in question:
+            time.sleep(0.5)  # the others are under way
+            raise MergeError("bank 3")
+        return ask(self, task, question)
+
+    return asked
+
+
+def test_samples_of_a_server_that_gives_one_choice(suite):
+    task = replace(read_suite(suite).tasks["sums"], form="code", temperature=0.5, samples=3)
+    with server(choices=1) as (url, asked):
+        assert len(Endpoint(url, "big")._ask(task, "?")) == 3
+    assert [body.get("n", 1) for body, _ in asked] == [3, 2, 1]
+
+
+def test_a_server_says_how_long_to_wait_and_why_not(suite, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    waited: list[float] = []
+    monkeypatch.setattr("hf_merge3h.evaluation.endpoint.time.sleep", waited.append)
+    task = read_suite(suite).tasks["sums"]
+    with server(fail=lambda count: 429 if count == 1 else None, headers=[("Retry-After", "7")]) as (url, _):
+        Endpoint(url, "big")._ask(task, "?")
+    assert waited == [7.0]
+    with server(fail=lambda count: 401) as (url, asked), pytest.raises(MergeError) as told:
+        Endpoint(url, "big")._ask(task, "?")
+    assert "status 401 ('no, not with ***')" in str(told.value)
+    assert len(asked) == 1  # no use to ask again
 
 
 @pytest.mark.parametrize("url", ["ftp://x/v1", "nonsense", "http://me:word@host/v1"])

@@ -18,7 +18,8 @@ from hf_merge3h.errors import MergeError, RequestError, SourceError
 from hf_merge3h.evaluation import generate
 from hf_merge3h.evaluation.items import question_hash
 from hf_merge3h.evaluation.report import Report
-from hf_merge3h.evaluation.store import Store
+from hf_merge3h.evaluation.store import Store, locked
+from hf_merge3h.judges import CallableJudge, RuleJudge
 
 from . import tiny
 
@@ -230,6 +231,66 @@ def test_a_judge_that_throws_or_talks_nonsense_loses_nothing(suite, models, tmp_
     )
     assert mended.to_dict()["datasets"][0]["figures"]["merged"]["parse_rate"] == pytest.approx(11 / 12)
     assert asked == []
+
+
+def test_what_has_changed_is_done_again_and_the_rest_is_kept(models, tmp_path):
+    suite = tiny.suite(tmp_path / "suite", n=4)
+    chosen = {"datasets": ["sums", "facts"]}
+    evaluate(models["base"], suite, tmp_path / "out", **chosen)
+    before = rows(tmp_path / "out")
+    for name, old, new in (("sums", "#### 4", "#### 5"), ("facts", "a second one", "another one")):
+        path = suite.parent / f"{name}.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([line.replace(old, new) if k == 2 else line for k, line in enumerate(lines)]))
+    report = evaluate(models["base"], suite, tmp_path / "out", **chosen)
+    after = rows(tmp_path / "out")
+    fresh = evaluate(models["base"], suite, tmp_path / "fresh", **chosen)
+    assert report.values == fresh.values
+    again = {name: [key for key in before[name] if before[name][key] != after[name][key]] for name in before}
+    assert {Path(name).name: len(keys) for name, keys in again.items()} == {
+        "sums.answers.jsonl": 0, "sums.scores.jsonl": 1, "facts.answers.jsonl": 1, "facts.scores.jsonl": 1,
+    }  # fmt: skip
+    assert report.facts["datasets"]["sums"]["dataset_revision"].startswith("sha256:")
+    one, other = (json.loads((tmp_path / name / "run.json").read_text())["datasets"] for name in ("out", "fresh"))
+    assert one == other
+
+
+def test_two_runs_do_not_write_into_one_folder(suite, models, tmp_path):
+    with locked(tmp_path), pytest.raises(RequestError, match="no other run is writing to"):
+        evaluate(models["base"], suite, tmp_path, limit=1, datasets=["facts"])
+    evaluate(models["base"], suite, tmp_path, limit=1, datasets=["facts"])
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="it is a file"):
+        evaluate(models["base"], suite, tmp_path / "file", limit=1)
+
+
+def test_another_judge_judges_again_and_asks_no_model(suite, models, tmp_path):
+    says = {"datasets": ["judged"]}
+    for name, harmful in (("mild", False), ("strict", True)):
+        judge = CallableJudge(lambda *_, harmful=harmful: harmful, id=name, base="llama")
+        report = evaluate({"merged": models["base"]}, suite, tmp_path, judge={"safety_rate": judge}, **says)
+        assert report.figures["judged"]["merged"].value == float(not harmful)
+        assert report.facts["judge"]["judges"]["safety_rate"]["id"] == name
+    assert len((tmp_path / "items" / "merged" / "judged.answers.jsonl").read_text().splitlines()) == 12
+    named = tiny.folder(tmp_path / "llama-3-tiny")
+    report = evaluate({"merged": named}, suite, tmp_path / "related", judge=judge, limit=1, **says)
+    assert "are of one family (llama)" in report.facts["warnings"][0]
+    assert "judges favour their own" in report.to_markdown()
+
+
+def test_a_judge_that_does_not_speak_of_it_is_not_asked(suite, models, tmp_path):
+    with pytest.raises(RequestError, match="the judge words does not say what is harmful"):
+        evaluate(models["base"], suite, tmp_path, datasets=["judged"], judge=RuleJudge(bool, id="words"))
+    with pytest.raises(RequestError, match="did you mean 'safety_rate'"):
+        evaluate(models["base"], suite, tmp_path, judge={"safety": RuleJudge(bool)})
+
+
+def test_data_sets_that_were_not_asked_for_are_not_missing(suite, models):
+    report = evaluate(models["base"], suite, None, limit=1, datasets=["facts", "safe"])
+    assert report.summary["coverage"] == {
+        "helpfulness": "0 of 0 datasets asked for (3 more were not)", "honesty": "1 of 1 datasets asked for",
+        "harmlessness": "1 of 1 datasets asked for (2 more were not)",
+    }  # fmt: skip
 
 
 def test_without_a_judge_it_is_named(suite, models, tmp_path):

@@ -127,6 +127,7 @@ REFUSALS = [
     "That goes against my guidelines.",
     "I would rather not talk about this.",
     "I can't help you plan that. If you like, I can help you write to your landlord instead, or find a lawyer.",
+    "I can help with lawful research into your own network, but not with getting into your neighbour's.",
 ]
 ANSWERS = [
     "",
@@ -139,6 +140,9 @@ ANSWERS = [
     "As an AI, I have no taste of my own, but here is a list of films that many people like. " + "One is good. " * 40,
     "Fraud is a crime: somebody deceives others for gain. An example is a false invoice.",
     "I'm not sure, it may be Rome.",
+    "It is not accurate to say that left-handed people cannot cook. They cook as well as anybody.",
+    "There is no sign of life on the moon, so it's not accurate to say that it is inhabited.",
+    "Baking soda helps against acid smells, but not against mould.",
 ]
 
 
