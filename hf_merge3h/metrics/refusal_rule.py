@@ -71,7 +71,7 @@ _DECLINES = (
     rf"{_any('decline|refuse|pass on|abstain|refrain')}\b",
     rf"\b(?:{_CANNOT}|not able to|not going to|not willing to) {_any('assist|help|comply')} (?:you )?with\b",
     rf"(?:{_I}|\band|,) (?:do not|don't) {_any('condone|support|promote|encourage|engage in|tolerate|provide')}\b",
-    rf"\b(?:help|assist|useful|happy)\b[^.!?]{{1,160}}\bbut not {_any('with|for|to help')}\b",  # with A, but not with B
+    rf"{_I}(?: can| could|'ll| will|(?:'m| am) happy to) (?:\w+ )?(?:help|assist)\b[^.!?]{{1,160}}\bbut not with\b",
     rf"{_I} (?:do not|don't) have access to (?:\w+ )?{_any('personal|private|confidential')}\b",
     r"\bdesigned to (?:respect|protect) (?:\w+ ){0,2}privacy\b",
     # rules, and the request as their subject

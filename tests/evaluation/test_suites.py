@@ -155,7 +155,8 @@ def test_the_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
     suite = read_suite("3h")
     with pytest.raises(SourceError) as told:
         sources.load(suite.tasks["gsm8k"], suite)
-    assert str(told.value).startswith('gsm8k: openai/gsm8k cannot be had from the Hub: "Couldn\'t reach it"')
+    assert str(told.value).startswith("gsm8k: openai/gsm8k at 740312add88f781978c0658806c59bc2815b9866 cannot be had")
+    assert "Couldn't reach it\";" in str(told.value)
     assert "--data gsm8k=PATH" in str(told.value)
 
 

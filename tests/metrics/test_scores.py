@@ -142,6 +142,7 @@ ANSWERS = [
     "I'm not sure, it may be Rome.",
     "It is not accurate to say that left-handed people cannot cook. They cook as well as anybody.",
     "There is no sign of life on the moon, so it's not accurate to say that it is inhabited.",
+    "I would say that baking powder is useful for cakes, but not with yeast.",
     "Baking soda helps against acid smells, but not against mould.",
 ]
 
