@@ -6,7 +6,10 @@ Imports nothing, so that every room of the house can raise them.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _SHOWN = 120  # characters of a value that an error repeats; a hostile 10,000-character id must not flood the screen
 _LISTED = 20  # problems that one error lists before it counts the rest
@@ -94,3 +97,30 @@ class Problems:
         if len(self.found) > _LISTED:
             lines.append(f"  ... and {len(self.found) - _LISTED} more")
         raise self.error(f"{self.title}:\n" + "\n".join(lines))
+
+
+def all_or_every_error(jobs: Iterable[Callable[[], T]], title: str) -> list[T]:
+    """What the jobs return; where several are refused, one error that tells of each.
+
+    >>> def refuse(): raise RequestError("a: no such tensor")
+    >>> all_or_every_error([lambda: 1, refuse, refuse], "experts")
+    Traceback (most recent call last):
+    ...
+    hf_merge3h.errors.RequestError: experts:
+      - a: no such tensor
+    """
+    done: list[T] = []
+    refused: list[RequestError] = []
+    for job in jobs:
+        try:
+            done.append(job())
+        except RequestError as problem:
+            refused.append(problem)
+    if len(refused) == 1:
+        raise refused[0]
+    unread = all(isinstance(each, SourceError) for each in refused)
+    problems = Problems(title, SourceError if unread else RequestError)
+    for each in refused:
+        problems.add(str(each).replace("\n", "\n  "))
+    problems.raise_any()
+    return done

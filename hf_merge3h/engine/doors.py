@@ -6,13 +6,13 @@ import functools
 import importlib.metadata
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..errors import MergeWarning, Problems, RequestError, bad
+from ..errors import MergeWarning, Problems, RequestError, all_or_every_error, bad
 from ..models.adapters.read import AdapterDeltas, widest
 from ..models.adapters.tree import PeftTree
 from ..models.adapters.write import check_writable, write_adapter
@@ -39,6 +39,8 @@ from .run import Run
 from .saved import fingerprint
 from .sinks import AdapterSink, WeightSink
 from .stream_plan import Tell
+
+T = TypeVar("T")
 
 #: What vLLM's `max_lora_rank` may be set to.
 _SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -122,10 +124,7 @@ def merge_module(
     target = resolve_dtype(dtype)
     live = LiveModule(model, "the model")
     origin = live_base(live, hub) if base is None else open_base(base, live, hub)
-    opened = [
-        open_expert(role, source, live, origin, hub)
-        for role, source in zip(request.roles, request.sources, strict=True)
-    ]
+    opened = _open_all(request, lambda role, source: open_expert(role, source, live, origin, hub))
     _refuse_other_bases(opened)
     specs = live.specs()
     plan = make_plan(request, specs, opened, weights_at_hand=True)
@@ -169,10 +168,7 @@ def merge_adapters(
     target = resolve_dtype(dtype)
     check_writable(model, adapter_name, overwrite=overwrite)
     skeleton = functools.cache(lambda: plain_skeleton(model))
-    opened = [
-        open_adapter(role, source, model, skeleton, hub)
-        for role, source in zip(request.roles, request.sources, strict=True)
-    ]
+    opened = _open_all(request, lambda role, source: open_adapter(role, source, model, skeleton, hub))
     specs = _common_specs(opened)
     refuse_fused(request, specs, lambda: fused_names(skeleton(), specs))
     plan = make_plan(request, specs, opened, weights_at_hand=False)
@@ -205,6 +201,12 @@ def merge_adapters(
     _warn(report, [disagreement] if disagreement else [])
     write_adapter(model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite)
     return _leave(model, report, start)
+
+
+def _open_all(request: Request, open_one: Callable[[str, Any], T]) -> list[T]:
+    """All experts; what is wrong with each of them is told at once."""
+    jobs = [functools.partial(open_one, *each) for each in zip(request.roles, request.sources, strict=True)]
+    return all_or_every_error(jobs, "several experts cannot be merged")
 
 
 def _refuse_other_bases(experts: Sequence[Expert]) -> None:

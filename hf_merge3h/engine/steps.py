@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import Problems, RequestError, SourceError, show
+from ..errors import Problems, RequestError, all_or_every_error, show
 from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
 from ..recipes.types import PASSTHROUGH, Recipe, TensorJob
@@ -72,21 +73,11 @@ def make_stream_plan(
 
 def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
     """Open all models; what is wrong with each is listed."""
-    opened, errors = [], []
-    for reference in recipe.models:
-        label = reference.given or reference.source
-        try:
-            opened.append(open_source(reference.source, reference.adapters, show(label)[1:-1], hub))
-        except RequestError as problem:
-            errors.append(problem)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        problems = Problems(f"{recipe.label}: {len(errors)} models cannot be read", SourceError)
-        for error in errors:
-            problems.add(str(error))
-        problems.raise_any()
-    return tuple(opened)
+    jobs = [
+        partial(open_source, each.source, each.adapters, show(each.given or each.source)[1:-1], hub)
+        for each in recipe.models
+    ]
+    return tuple(all_or_every_error(jobs, f"{recipe.label}: several models cannot be read"))
 
 
 def _other_bases(models: Sequence[SourceModel]) -> list[str]:

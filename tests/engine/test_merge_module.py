@@ -363,6 +363,32 @@ def test_models_that_do_not_fit_are_listed_wholly() -> None:
     assert len(re.findall(r"\n  - ", str(caught.value))) == 6  # three matrices in each of two layers
 
 
+def test_what_is_wrong_with_each_expert_is_told_at_once(tmp_path) -> None:
+    base = llama()
+    tiny.llama(intermediate_size=32).save_pretrained(tmp_path / "wide")
+    experts = {
+        "helpful": tiny.llama(vocabulary=60),
+        "honest": str(tmp_path / "wide"),
+        "harmless": whole_experts(base, 1)[0],
+        "other": str(tmp_path / "nothing"),
+    }
+    with pytest.raises(RequestError) as caught:
+        base.merge_3h(experts, method="linear", progress=False)
+    text = str(caught.value)
+    assert "vocabulary of 60 tokens" in text and len(re.findall(r"honesty .* has shape \[", text)) == 6
+    assert "nothing" in text and "harmless" not in text
+    with pytest.raises(SourceError, match=r"(?s)/x': no such folder.*/y': no such folder"):
+        base.merge_3h([str(tmp_path / "x"), str(tmp_path / "y")], method="linear", progress=False)
+
+
+def test_what_is_wrong_with_each_adapter_is_told_at_once(tmp_path) -> None:
+    model = three_adapters(llama())
+    three_adapters(llama(intermediate_size=32)).save_pretrained(tmp_path, selected_adapters=list(ROLES[:2]))
+    folders = [str(tmp_path / role) for role in ROLES[:2]]
+    with pytest.raises(RequestError, match=rf"(?s)'nobody': expected the name of.*/{ROLES[0]}.*/{ROLES[1]}"):
+        model.merge_3h([*folders, "nobody"], method="linear", progress=False)
+
+
 def test_an_adapter_beside_a_tie_is_refused_with_the_remedy() -> None:
     base = llama(tied=True)
     adapter = peft_model(base, {"one": {"target_modules": ["lm_head"]}})
