@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import types
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import RequestError, bad, nearest, show
 from .passes import Accumulator, Parts
-from .schema import Parameter, PerExpert, Range, plain, read_schema
+from .schema import Parameter, PerExpert, Range, read_schema, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +40,6 @@ __all__ = [
 ]
 
 Space = Literal["delta", "weight"]
-
-_GREATEST, _LEAST = 3.4028234663852886e38, 2.0**-126  # of float32: merging is done in it
 
 #: Laws that the suite in `tests/methods/test_laws.py` runs over every method; a method that does not obey one
 #: says so, and why, in `exempt`.
@@ -173,19 +170,7 @@ class Method:
         """
         if weights is None:
             return ((1.0 / n_experts) if self.unit_weights else 1.0,) * n_experts
-        if (
-            isinstance(weights, (str, Mapping, Set))
-            or not hasattr(weights, "__len__")
-            or not getattr(weights, "ndim", 1)
-        ):
-            raise bad("weights", weights, f"{n_experts} numbers, one for each expert", "or leave weights out")
-        values = tuple(_number(weight) for weight in weights)
-        if len(values) != n_experts:
-            raise bad("weights", list(weights), f"{n_experts} numbers, one for each expert", "or leave weights out")
-        if not all(abs(value) <= _GREATEST for value in values):
-            raise bad("weights", list(values), "finite numbers, no greater than float32's greatest")
-        if not any(abs(value) >= _LEAST for value in values):
-            raise bad("weights", list(values), "at least one weight that is not zero")
+        values = read_weights(weights, n_experts)
         if not self.weighted and len(set(values)) > 1:
             raise bad(
                 "weights", list(values), f"equal weights: the formula of {self.name!r} names none", "leave them out"
@@ -222,18 +207,6 @@ class Method:
         from .apply import call_directly
 
         return call_directly(self, vectors, weights, parameters)
-
-
-def _number(weight: Any) -> float:
-    weight = plain(weight)
-    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) or hasattr(weight, "__float__")):
-        raise bad("weights", weight, "numbers")
-    try:
-        return float(weight)
-    except OverflowError:  # an integer of more than 308 digits
-        return math.inf
-    except (TypeError, ValueError, RuntimeError):  # an array of several
-        raise bad("weights", weight, "numbers, one for each expert") from None
 
 
 #: A parameter of every spectral method that the engine acts on, not the function.

@@ -49,6 +49,9 @@ class Range:
 FINITE = Range(low_open=True, high_open=True)
 
 
+_GREATEST, _LEAST = 3.4028234663852886e38, 2.0**-126  # of float32: merging is done in it
+
+
 class _PerExpert:
     """Marks a parameter that takes one number, or one for each expert."""
 
@@ -129,6 +132,37 @@ def plain(value: Any) -> Any:
     size = getattr(value, "size", None)  # numpy's number of elements; torch's is a method
     count = value.numel() if hasattr(value, "numel") else size
     return value.item() if hasattr(value, "item") and count == 1 else value
+
+
+def read_weights(weights: Any, n_experts: int) -> tuple[float, ...]:
+    """One finite number for each expert, not all of them zero.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    expected = f"{n_experts} numbers, one for each expert"
+    if not _is_sequence(weights):
+        raise bad("weights", weights, expected, "or leave weights out")
+    values = tuple(_weight(weight) for weight in weights)
+    if len(values) != n_experts:
+        raise bad("weights", list(weights), expected, "or leave weights out")
+    if not all(abs(value) <= _GREATEST for value in values):
+        raise bad("weights", list(values), "finite numbers, no greater than float32's greatest")
+    if not any(abs(value) >= _LEAST for value in values):
+        raise bad("weights", list(values), "at least one weight that is not zero")
+    return values
+
+
+def _weight(weight: Any) -> float:
+    weight = plain(weight)
+    if isinstance(weight, bool) or not (isinstance(weight, (int, float)) or hasattr(weight, "__float__")):
+        raise bad("weights", weight, "numbers")
+    try:
+        return float(weight)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):  # an array of several
+        raise bad("weights", weight, "numbers, one for each expert") from None
 
 
 def _is_sequence(value: Any) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import SourceError, bad, show
 from .cards import FILE as MODEL_CARD
+from .place import Where, one_line, snapshot
 from .types import HubOptions
 from .weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, no_weights, read_index
 
@@ -37,19 +37,6 @@ class ResolvedSource:
     commit: str | None
     given: str
     repo: str | None = None
-
-
-@dataclass(frozen=True)
-class _Where:
-    """A place on the Hub, and how to ask for it."""
-
-    repo: str
-    revision: str | None
-    subfolder: str
-    options: dict[str, Any]
-
-    def __repr__(self) -> str:  # never the token
-        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}"
 
 
 def resolve(
@@ -83,8 +70,8 @@ def resolve(
         raise SourceError(f"source={show(given)}: no such folder")
     repo, revision = _split(given, revision)
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    where = _Where(repo, revision, below, options)
-    with _one_line(where):
+    where = Where(repo, revision, below, options)
+    with one_line(where):
         return _download(where, given, kind)
 
 
@@ -101,9 +88,9 @@ def describe(source: str, hub: HubOptions) -> ResolvedSource:
     else:
         repo, revision = _split(given, None)
         options = {"token": hub.token, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
-        where = _Where(repo, revision, "", options)
-        with _one_line(where):
-            folder = _snapshot(where, revision, _CARDS)
+        where = Where(repo, revision, "", options)
+        with one_line(where):
+            folder = snapshot(where, revision, _CARDS)
         found = ResolvedSource("weights", folder, folder.name, given, repo)
     if not (found.folder / "config.json").is_file():
         raise SourceError(f"source={show(given)}: has no config.json, which tells the model's structure")
@@ -180,8 +167,8 @@ def _split(given: str, revision: str | None) -> tuple[str, str | None]:
     return repo, revision
 
 
-def _download(where: _Where, given: str, kind: Kind | None) -> ResolvedSource:
-    root = _snapshot(where, where.revision, _CARDS)
+def _download(where: Where, given: str, kind: Kind | None) -> ResolvedSource:
+    root = snapshot(where, where.revision, _CARDS)
     folder, commit = root / where.subfolder, root.name
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if kind == "adapter" and not is_adapter:
@@ -194,32 +181,24 @@ def _download(where: _Where, given: str, kind: Kind | None) -> ResolvedSource:
         index = folder / INDEX
         wanted = list(read_index(index, show(given))) if index.is_file() else [WEIGHTS]
     # The commit, not the branch: the second step must see what the first one saw.
-    _snapshot(where, commit, (*_CARDS, *wanted))
+    snapshot(where, commit, (*_CARDS, *wanted))
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise _missing(where, commit, missing, found)
     return ResolvedSource(found, folder, commit, given, where.repo)
 
 
-def _snapshot(where: _Where, revision: str | None, names: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
-    patterns += [MODEL_CARD] if MODEL_CARD in names else []  # of a folder that has none, the repository's
-    return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
-
-
 def extra_files(found: ResolvedSource, names: Sequence[str], hub: HubOptions) -> tuple[Path, ...]:
     """Those of these files that a source has, fetched from the Hub (at the commit that was resolved) where it lies."""
     if found.repo is not None:
         options = {"token": hub.token, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
-        where = _Where(found.repo, found.commit, "", options)
-        with _one_line(where):
-            _snapshot(where, found.commit, tuple(names))
+        where = Where(found.repo, found.commit, "", options)
+        with one_line(where):
+            snapshot(where, found.commit, tuple(names))
     return tuple(found.folder / name for name in names if (found.folder / name).is_file())
 
 
-def _missing(where: _Where, commit: str, missing: list[str], kind: Kind) -> SourceError:
+def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> SourceError:
     """The error for a repository without the files wanted, from the names of all its files where they can be had."""
     from huggingface_hub import HfApi
 
@@ -233,74 +212,3 @@ def _missing(where: _Where, commit: str, missing: list[str], kind: Kind) -> Sour
     if missing == [WEIGHTS]:
         return no_weights(where.repo, names, f"source={where!r}")
     return SourceError(f"source={where!r}: not whole, its index names files that are missing: {', '.join(missing[:5])}")
-
-
-@contextmanager
-def _one_line(where: _Where) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that says what to do; a token is never in it."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except SourceError:
-        raise
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.LocalTokenNotFoundError) as problem:
-        raise _explain(where, problem) from None
-    except (OSError, ValueError) as problem:  # no space, no right to write, a proxy
-        text = _without_token(str(problem).strip().partition("\n")[0], where)
-        raise SourceError(f"source={where!r}: cannot be downloaded: {text or type(problem).__name__}") from None
-    except Exception as problem:
-        if type(problem).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "hf_xet", "requests"):
-            raise
-        raise SourceError(f"source={where!r}: {_unreachable(type(problem).__name__)}") from None
-
-
-def _explain(where: _Where, problem: BaseException) -> SourceError:
-    from huggingface_hub import errors
-
-    # "Not found locally" wraps what went wrong on the Hub.
-    cause = problem.__cause__ if isinstance(problem, errors.LocalEntryNotFoundError) else problem
-    page = f"https://huggingface.co/{where.repo}"
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if isinstance(cause, errors.GatedRepoError):
-        reason = (
-            f"gated: accept its licence at {page} with your account, then log in (hf auth login) or pass token=; "
-            "a token of another account, or without the right to read gated repositories, does not help"
-        )
-    elif isinstance(cause, errors.DisabledRepoError):
-        reason = "disabled by the Hub"
-    elif isinstance(cause, errors.RevisionNotFoundError):
-        reason = f"no revision {where.revision or 'main'!r} there; see {page}/commits/main for what there is"
-    elif isinstance(cause, errors.LocalTokenNotFoundError):
-        reason = "token=True, and no token is stored on this machine; hf auth login stores one"
-    elif isinstance(cause, errors.RepositoryNotFoundError) or status in (401, 404):
-        reason = (
-            f"no such model on the Hub, or a private one that your token does not open ({page}); check the spelling, "
-            "or log in (hf auth login) or pass token="
-        )
-    elif status == 403:
-        reason = f"the Hub refuses access (403); log in with an account that may read {page}, or pass its token="
-    elif status is not None:
-        reason = f"the Hub answers with an error ({status}); try again later"
-    elif where.options["local_files_only"]:
-        reason = "not (wholly) in the cache on this machine, and local_files_only=True forbids downloading it"
-    elif isinstance(cause, errors.OfflineModeIsEnabled) or cause is None:
-        reason = "not (wholly) in the cache on this machine, and HF_HUB_OFFLINE forbids downloading it"
-    else:
-        reason = _unreachable(type(cause).__name__)
-    return SourceError(f"source={where!r}: {reason}")
-
-
-def _unreachable(why: str) -> str:
-    from huggingface_hub import constants
-
-    endpoint = constants.ENDPOINT.rpartition("@")[2]  # an endpoint may hold a password
-    return (
-        f"the Hub ({endpoint}) cannot be reached ({why}), and the files are not in the cache on this machine; check "
-        "the network, or give a local folder"
-    )
-
-
-def _without_token(text: str, where: _Where) -> str:
-    token = where.options["token"]
-    return text.replace(token, "<token>") if isinstance(token, str) and token else text

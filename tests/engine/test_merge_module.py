@@ -375,8 +375,10 @@ def test_what_is_wrong_with_each_expert_is_told_at_once(tmp_path) -> None:
     with pytest.raises(RequestError) as caught:
         base.merge_3h(experts, method="linear", progress=False)
     text = str(caught.value)
-    assert "vocabulary of 60 tokens" in text and len(re.findall(r"honesty .* has shape \[", text)) == 6
-    assert "nothing" in text and "harmless" not in text
+    assert "vocabulary of 60 tokens" in text
+    assert len(re.findall(r"honesty .* has shape \[", text)) == 6
+    assert "nothing" in text
+    assert "harmless" not in text
     with pytest.raises(SourceError, match=r"(?s)/x': no such folder.*/y': no such folder"):
         base.merge_3h([str(tmp_path / "x"), str(tmp_path / "y")], method="linear", progress=False)
 

@@ -18,7 +18,8 @@ from ...linalg.low_rank import LowRank
 from ..origin import Origin
 from ..types import ReadBase, TensorSpec
 from .checks import ADDITIVE, check_config, check_finite, check_peft_model
-from .layers import NoDeltaError, Part, lora_parts, merged_parts, replaced_part, saved_parts, token_parts
+from .layers import NoDeltaError, Part, merged_parts, replaced_part, saved_parts, token_parts
+from .lora import lora_parts
 from .tree import PeftTree
 
 
