@@ -12,7 +12,15 @@ from ..errors import SourceError, bad, show
 from .cards import FILE as MODEL_CARD
 from .place import Where, one_line, snapshot
 from .types import HubOptions
-from .weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, WEIGHTS, no_weights, read_index
+from .weights.headers import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    WEIGHTS,
+    folders_with_weights,
+    no_weights,
+    read_index,
+)
 
 Kind = Literal["weights", "adapter"]
 
@@ -131,7 +139,11 @@ def _local_kind(path: Path, below: str, kind: Kind | None) -> Kind:
         raise SourceError(
             f"source={show(str(folder))}: cannot be read: {problem.strerror or 'no such folder'}"
         ) from None
-    return _kind(names, kind, show(str(folder)))
+    try:
+        return _kind(names, kind, show(str(folder)))
+    except SourceError as problem:
+        below = folders_with_weights(each.relative_to(folder).as_posix() for each in folder.glob("*/*"))
+        raise SourceError(f"{problem}{below}") from None
 
 
 def _kind(names: list[str], kind: Kind | None, where: str) -> Kind:
@@ -207,6 +219,8 @@ def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> Sourc
         files = HfApi(token=where.options["token"]).list_repo_files(where.repo, revision=commit)
         start = f"{where.subfolder}/" if where.subfolder else ""
         names = [name[len(start) :] for name in files if name.startswith(start)]
+        if not names and start:
+            return SourceError(f"source={where!r}: no such folder there{folders_with_weights(files)}")
     if kind == "adapter":
         return SourceError(f"source={where!r}: an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
     if missing == [WEIGHTS]:

@@ -22,7 +22,8 @@ class Where:
     options: dict[str, Any]
 
     def __repr__(self) -> str:  # never the token
-        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}"
+        below = f" (subfolder {self.subfolder})" if self.subfolder else ""
+        return f"{self.repo}{f'@{self.revision}' if self.revision else ''}{below}"
 
 
 def snapshot(where: Where, revision: str | None, names: tuple[str, ...]) -> Path:
@@ -30,7 +31,8 @@ def snapshot(where: Where, revision: str | None, names: tuple[str, ...]) -> Path
     from huggingface_hub import snapshot_download
 
     patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
-    patterns += [MODEL_CARD] if MODEL_CARD in names else []  # of a folder that has none, the repository's
+    if where.subfolder and MODEL_CARD in names:
+        patterns.append(MODEL_CARD)  # of a folder that has none, the repository's
     return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
 
 

@@ -174,6 +174,9 @@ def no_weights(where: str, names: Iterable[str], label: str) -> SourceError:
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ADAPTER_CONFIG in names:
         return SourceError(f"{label}: {where} is an adapter and no whole model; give it where an adapter is expected")
+    nested = folders_with_weights(names)
+    if nested and not any("/" not in name for name in (*tensors, *pickles, *ggufs)):
+        return SourceError(f"{label}: {where} holds no weights itself{nested}")
     if tensors:
         return SourceError(
             f"{label}: {where} holds {', '.join(map(show, tensors[:3]))}{', ...' if len(tensors) > 3 else ''} but no "
@@ -191,6 +194,20 @@ def no_weights(where: str, names: Iterable[str], label: str) -> SourceError:
             ".save_pretrained('FOLDER')"
         )
     return SourceError(f"{label}: {where} holds no weights: expected {WEIGHTS}, or {INDEX} and its shards")
+
+
+def folders_with_weights(names: Iterable[str]) -> str:
+    """What to do about weights that lie in folders below, for the end of a sentence; empty where there are none.
+
+    >>> folders_with_weights(["README.md", "honest/adapter_config.json", "honest/adapter_model.safetensors"])
+    "; there are weights in 'honest' below it: give subfolder='honest'"
+    """
+    ends = (ADAPTER_CONFIG, WEIGHTS, INDEX)
+    found = sorted({path for path, _, name in (each.rpartition("/") for each in names) if path and name in ends})
+    if not found:
+        return ""
+    shown = ", ".join(map(show, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return f"; there are weights in {shown} below it: give subfolder={show(found[0])}"
 
 
 def conversion_line(where: str) -> str:
