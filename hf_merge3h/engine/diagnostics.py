@@ -129,7 +129,9 @@ def refuse_non_finite(deltas: Tensor, names: Sequence[str], labels: Sequence[str
             if bool(broken.any()):
                 place = tuple(broken.nonzero()[0].tolist())
                 value = entries[place].item()
+                count = int(broken.sum())
+                which = "1 entry that is" if count == 1 else f"{count} entries that are"
                 raise RequestError(
-                    f"{label}: tensor {name!r} has {int(broken.sum())} entries that are not finite, the first {value} "
-                    f"at {list(place)}; every entry must be finite: repair or retrain this expert"
+                    f"{label}: tensor {name!r} has {which} not finite, the first {value} at {list(place)}; every entry "
+                    "must be finite: repair this model, or give another"
                 )

@@ -45,6 +45,7 @@ def shared_entries(
     title="Consensus task arithmetic",
     paper="arXiv:2405.07813",
     family="consensus",
+    elementwise=True,
     experts=(2, None),
     check=_check_votes,
 )

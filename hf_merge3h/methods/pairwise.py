@@ -18,6 +18,7 @@ from ..registry import Range, method
     title="NearSwap",
     paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
     family="pairwise",
+    elementwise=True,
     experts=(1, 1),
     weighted=False,
     exempt={

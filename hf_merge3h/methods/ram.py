@@ -42,6 +42,7 @@ def _merge(
     title="RAM",
     paper="arXiv:2601.13572",
     family="consensus",
+    elementwise=True,
     weighted=False,
     exempt=_THRESHOLDED,
 )

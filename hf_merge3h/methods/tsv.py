@@ -201,8 +201,9 @@ def tsv_merge(
         then lets arbitrary vectors of the null space in, and float32 and float64 give unlike results. Ours drops them,
         and a stack of bases that lacks rank itself (equal experts, shared factors) gets a partial isometry.
         `reference=True` does neither. Experts that change unlike directions add up, equal ones do not. Large dense
-        matrices (512 singular values or more) are decomposed in float32 where that is safe: results of inputs that
-        are equivalent (experts in another order, say) agree to about 1e-5 there, elsewhere to 1e-6.
+        matrices (512 singular values or more) are decomposed in float32 where that is safe, each on one thread, so
+        that the number of threads changes no bit. Equivalent inputs (another basis; in calls like the one above,
+        experts in another order) and other processors agree to about 1e-5 there, elsewhere to 1e-6.
     """
     if reference:
         return published(deltas, weights, scale)

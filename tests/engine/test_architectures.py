@@ -110,6 +110,9 @@ def _fused_adapters(parameters: list[str], folder):
         (["experts.down_proj"], "wudi"),
         (["experts.gate_up_proj", "experts.down_proj"], "task_arithmetic"),
         (["experts.gate_up_proj"], "linear"),
+        (["experts.gate_up_proj"], "consensus_ta"),
+        (["experts.gate_up_proj"], "ram"),
+        (["experts.gate_up_proj"], "magmax"),
     ],
 )
 def test_adapters_of_fused_experts_are_merged_as_the_matrices_on_disk(parameters, method, tmp_path) -> None:
@@ -117,7 +120,7 @@ def test_adapters_of_fused_experts_are_merged_as_the_matrices_on_disk(parameters
     base, model, folders = _fused_adapters(parameters, tmp_path)
     with quiet():
         whole = merge(copy.deepcopy(base), folders, method=method, progress=False)
-        model.merge_3h(["helpful", "honest"], method=method, progress=False)
+        model.merge_3h(["helpful", "honest"], method=method, rank="exact", progress=False)
         merged = model.merge_and_unload(adapter_names=["merged"])
     before = base.state_dict()
     for name, value in whole.state_dict().items():

@@ -96,7 +96,8 @@ def _sharded(model: nn.Module) -> _Findings:
             yield f"is sharded ({name!r} is a DTensor)", remedy
         if hasattr(parameter, "ds_id"):
             yield f"is sharded by DeepSpeed ZeRO-3 ({name!r})", remedy
-        if "FlatParameter" in _classes(parameter):
+        # What FSDP wraps can be reached past the wrapper, which forwards unknown attributes (merge_3h too) to it.
+        if getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False):
             yield f"is sharded by FSDP ({name!r})", remedy
 
 

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import pytest
 import torch
@@ -40,6 +41,25 @@ def _zero3():
     return model
 
 
+def _inside_fsdp(**options):
+    """A model in PyTorch's own FSDP, in a group of one; merge_3h of the wrapper is that of the model inside."""
+
+    def make():
+        import torch.distributed as dist
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a group of one is not sharded, it says
+                wrapped = FullyShardedDataParallel(tiny.llama(), device_id=torch.device("cpu"), **options)
+            return wrapped.merge_3h.__self__
+        finally:
+            dist.destroy_process_group()
+
+    return make
+
+
 def _adapted():
     import peft
 
@@ -60,6 +80,8 @@ REFUSED = {
     "data parallel": (lambda: nn.DataParallel(nn.Linear(2, 2)), "model.module"),
     "fsdp": (lambda: _fake("FullyShardedDataParallel")(2, 2), "FSDP"),
     "fsdp2": (lambda: _fake("FSDPLinear", _fake("FSDPModule", object), nn.Linear)(2, 2), "FSDP"),
+    "inside fsdp": (_inside_fsdp(), "sharded by FSDP"),
+    "inside fsdp, original parameters": (_inside_fsdp(use_orig_params=True), "sharded by FSDP"),
     "zero 3": (_zero3, "ZeRO-3"),
     "peft model": (_adapted, "peft_model.merge_3h"),
     "peft layers": (lambda: _adapted().get_base_model(), "PeftModel"),
