@@ -4,7 +4,7 @@ small: three rank-16 adapters on all 210 linear layers of SmolLM2-135M. llama: o
 dense: full deltas of one layer of a 1.1B model, against the published procedure (T + 2 SVDs a matrix).
 Peers on the adapters (PEFT's `svd`, dense TSV-M) are timed on one module of each shape and extrapolated by the number
 of modules; the table says so. Use it on idle cores: with other load, two threads spin against each other and SVDs
-become up to ten times slower, which flatters us.
+become up to ten times slower, which flatters us. On busy ones OMP_NUM_THREADS=1 and --cpu count processor time.
 """
 
 import argparse
@@ -22,12 +22,15 @@ LAYER = {"q, o": (2048, 2048, 2), "k, v": (256, 2048, 2), "gate, up": (5632, 204
 ENTRIES = 1 << 22  # of one expert's factors that go into one batch
 
 
+clock = time.perf_counter
+
+
 def timed(function, repeats=1):
     best = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         result = function()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best, result
 
 
@@ -154,8 +157,11 @@ def main():
     parser.add_argument(
         "--largest", type=float, default=2**24, help="entries of a module on which peers are timed; 0: none"
     )
+    parser.add_argument("--cpu", action="store_true", help="seconds of processor time, of all threads")
     arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads (OMP_NUM_THREADS)")
+    global clock
+    clock = time.process_time if arguments.cpu else clock
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads (OMP_NUM_THREADS), {clock.__name__}")
     if "small" in arguments.parts:
         run_adapters("SmolLM2-135M", SMALL, arguments.repeats, arguments.largest)
     if "llama" in arguments.parts:
