@@ -18,10 +18,9 @@ from typing import Any
 
 import hf_merge3h
 from hf_merge3h import demo
-from hf_merge3h.manifest import FILE, Manifest, load_manifest
+from hf_merge3h.manifest import Manifest, load_manifest
 from hf_merge3h.publishing.card import write_card
-from hf_merge3h.publishing.facts import facts_of
-from hf_merge3h.publishing.hub import public_manifest
+from hf_merge3h.publishing.public import public
 
 HERE = Path(__file__).parent
 EVALUATION = "evaluation.json"
@@ -100,7 +99,7 @@ def make(name: str) -> None:
         results = kept / EVALUATION
         if results.exists():
             manifest = Manifest({**manifest.content, "evaluation": json.loads(results.read_text())})
-        (kept / FILE).write_bytes(public_manifest(facts_of(manifest)))
+        public(manifest).save(kept)
         write_card(kept, name=name, old="")
 
 
@@ -110,7 +109,7 @@ def rewrite(name: str) -> None:
     results = kept / EVALUATION
     if results.exists():
         manifest = load_manifest(kept)
-        Manifest({**manifest.content, "evaluation": json.loads(results.read_text())}).save(kept)
+        public(Manifest({**manifest.content, "evaluation": json.loads(results.read_text())})).save(kept)
     write_card(kept, name=name, old="", picture=False)
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from typing import Any
 
 from ..errors import MergeError, SourceError, show
 from ..manifest import Manifest, files, load_manifest
@@ -23,79 +18,11 @@ from ..models.weights.headers import ADAPTER_WEIGHTS, weight_files
 from ..publishing.facts import facts_of
 from ..publishing.recipes import pinned_recipe, recipe_yaml
 from ..publishing.remote import local_folder
+from .differences import TensorDifference, differences
 from .recipes import merge_recipe
-
-Outcome = Literal["bit-exact", "within tolerance", "hashes match", "differs", "could not check"]
+from .verification import Outcome, Verification
 
 _WHOLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "recipe.yaml", "README.md")
-_PIECE = 1 << 24  # entries compared at a time
-_SHOWN = 10  # tensors and findings that the text names
-#: Rounding may flip a few entries by one unit in the last place between machines; what an edit does is far more.
-_LEAST, _FLIPS = 1e-5, 0.03
-
-
-@dataclass(frozen=True)
-class TensorDifference:
-    """How far one tensor is from what merging again gives.
-
-    Attributes:
-        name: of the tensor.
-        relative: Frobenius norm of the difference, relative to the tensor's.
-        largest: of the differences of single entries.
-        within: whether that is as little as rounding on another machine does.
-        reason: where it could not be compared: missing, another shape or dtype.
-    """
-
-    name: str
-    relative: float
-    largest: float
-    within: bool
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.reason:
-            return f"{self.name}: {self.reason}"
-        return f"{self.name}: differs by {self.relative:.3g} of its norm (at most {self.largest:.3g})"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found.
-
-    Attributes:
-        outcome: in a word.
-        findings: what is not as the manifest says; each names the file, parent or setting.
-        differences: tensors that merging again does not give bit by bit.
-        files: how many files matched their hashes.
-        tensors: how many tensors were compared.
-        notes: what was not checked, and why.
-    """
-
-    outcome: Outcome
-    findings: tuple[str, ...] = ()
-    differences: tuple[TensorDifference, ...] = ()
-    files: int = 0
-    tensors: int = 0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0: it is what it says, as far as could be checked; 1: it is not; 2: nothing could be checked."""
-        return {"differs": 1, "could not check": 2}.get(self.outcome, 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {**asdict(self), "exit_code": self.exit_code}
-
-    def __str__(self) -> str:
-        lines = [f"{self.outcome}: {self.files} files match their hashes, {self.tensors} tensors were merged again"]
-        lines += [f"  - {each}" for each in self.findings[:_SHOWN]]
-        worst = sorted(self.differences, key=lambda each: (not each.reason, -each.relative))
-        lines += [f"  - {each}" for each in worst[:_SHOWN]]
-        hidden = max(0, len(self.findings) - _SHOWN) + max(0, len(worst) - _SHOWN)
-        if hidden:
-            lines.append(f"  ... and {hidden} more")
-        return "\n".join([*lines, *(f"note: {each}" for each in self.notes)])
 
 
 @dataclass
@@ -227,7 +154,7 @@ def _merge_again(
             return None
         check.findings += _settings(content, second.content)
         try:
-            return _compare(check.folder, out, check.tolerance)
+            return differences(check.folder, out, check.tolerance)
         except SourceError as problem:
             check.findings.append(str(problem))
             return None
@@ -262,77 +189,13 @@ def _plain(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _compare(first: Path, second: Path, tolerance: float | None) -> tuple[list[TensorDifference], int]:
-    """Tensor by tensor, one pair at a time."""
-    found: list[TensorDifference] = []
-    with _Tensors(first) as published, _Tensors(second) as merged:
-        for name in sorted({*published.names, *merged.names}):
-            if name not in published.names or name not in merged.names:
-                where = "here" if name in published.names else "in the second merge"
-                found.append(TensorDifference(name, math.inf, math.inf, False, f"is only {where}"))
-                continue
-            each = _difference(name, published.load(name), merged.load(name), tolerance)
-            found += [] if each is None else [each]
-        return found, len(merged.names)
-
-
-def _difference(name: str, one: Tensor, two: Tensor, tolerance: float | None) -> TensorDifference | None:
-    """None where they are equal bit by bit."""
-    if one.shape != two.shape or one.dtype != two.dtype:
-        what = f"is {_kind(one)}, and merging again gives {_kind(two)}"
-        return TensorDifference(name, math.inf, math.inf, False, what)
-    one, two = one.reshape(-1), two.reshape(-1)
-    if torch.equal(one.view(torch.uint8), two.view(torch.uint8)):
-        return None
-    apart = size = largest = 0.0
-    for start in range(0, len(one), _PIECE):
-        a, b = one[start : start + _PIECE].double(), two[start : start + _PIECE].double()
-        apart, size = apart + float((a - b).square().sum()), size + float(b.square().sum())
-        largest = max(largest, float((a - b).abs().max()))
-    relative = math.sqrt(apart / size) if size else (math.inf if apart else 0.0)
-    limit = tolerance
-    if limit is None:
-        limit = max(_LEAST, _FLIPS * torch.finfo(one.dtype).eps) if one.dtype.is_floating_point else 0.0
-    return TensorDifference(name, relative, largest, relative <= limit)  # NaN is never within
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-class _Tensors:
-    """All tensors of a folder's safetensors files, read one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: list[Any] = []
-        self.names: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                file = safe_open(path, framework="pt").__enter__()
-            except (SafetensorError, OSError) as problem:
-                raise SourceError(f"{path}: cannot be read: {problem}") from None
-            self._files.append(file)
-            self.names.update(dict.fromkeys(file.keys(), file))
-
-    def load(self, name: str) -> Tensor:
-        """One tensor."""
-        return self.names[name].get_tensor(name)
-
-    def __enter__(self) -> _Tensors:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files:
-            file.__exit__(None, None, None)
-
-
 def _verdict(check: _Check, compared: tuple[Sequence[TensorDifference], int] | None) -> Verification:
-    differences, tensors = compared or ((), 0)
+    apart, tensors = compared or ((), 0)
     outcome: Outcome
-    if check.findings or not all(each.within for each in differences):
+    if check.findings or not all(each.within for each in apart):
         outcome = "differs"
     elif compared is not None:
-        outcome = "within tolerance" if differences else "bit-exact"
+        outcome = "within tolerance" if apart else "bit-exact"
     else:
         outcome = "hashes match" if check.matched else "could not check"
-    return Verification(outcome, tuple(check.findings), tuple(differences), check.matched, tensors, tuple(check.notes))
+    return Verification(outcome, tuple(check.findings), tuple(apart), check.matched, tensors, tuple(check.notes))

@@ -46,10 +46,14 @@ class Manifest:
         """BLAKE3 of each file beside the manifest, or "not recorded"."""
         return self.content["output"]["hashes"]
 
+    def text(self) -> str:
+        """What the file holds, as JSON."""
+        return json.dumps(self.content, indent=2, ensure_ascii=False) + "\n"
+
     def save(self, folder: Path) -> Path:
         """Write the file into a folder."""
         path, aside = Path(folder) / FILE, Path(folder) / f".{FILE}.new"
-        aside.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(self.text(), encoding="utf-8")
         os.replace(aside, path)
         return path
 

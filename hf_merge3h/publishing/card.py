@@ -16,6 +16,7 @@ from ..manifest import Manifest, load_manifest
 from . import licenses, sections, tables
 from .facts import H_NAMES, Facts, Parent, facts_of, regressions
 from .metadata import metadata, problems
+from .public import public
 from .recipes import recipe_yaml
 from .snippets import snippet
 from .text import NOT_RECORDED, Markdown, code, escape, fence, fixed, link, listed, number, one_line, percent
@@ -44,7 +45,7 @@ def make_card(
     Raises:
         SourceError: the manifest cannot be told, or the markers of the old card do not pair.
     """
-    facts = facts_of(manifest)
+    facts = facts_of(public(manifest))
     name = one_line(name, 96) if name else facts.title()
     data = metadata(facts, name)
     wrong = problems(data)
@@ -208,6 +209,8 @@ def _environment() -> jinja2.Environment:
         percent=percent,
         paper=paper,
         place=_place,
+        dataset=tables.dataset_name,
+        change=tables.change,
         papers=_papers,
         capitalize_first=lambda text: str(text)[:1].upper() + str(text)[1:],
         words=lambda text: str(text).replace("_", " "),

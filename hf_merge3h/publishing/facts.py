@@ -48,10 +48,7 @@ class Parent:
     @property
     def name(self) -> str:
         """What a card calls it: of a folder its last part only, which is nobody's home."""
-        if self.hub_id:
-            return self.hub_id
-        path = PureWindowsPath(self.source) if "\\" in self.source else PurePosixPath(self.source)
-        return one_line(path.name or self.source, 100)
+        return self.hub_id or folder_name(self.source)
 
     @property
     def licenses(self) -> tuple[str, ...]:
@@ -197,6 +194,12 @@ class Facts:
         """A name for a merge that has none."""
         parts = listed([self.called(role) for role in self.roles[:6]])
         return f"{one_line(self.method['title'], 60)} of {parts or 'layers'}"
+
+
+def folder_name(place: str) -> str:
+    """The last part of a folder's path."""
+    path = PureWindowsPath(place) if "\\" in place else PurePosixPath(place)
+    return one_line(path.name or place, 100)
 
 
 def each_once(parents: Sequence[Parent]) -> tuple[Parent, ...]:

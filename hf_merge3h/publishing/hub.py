@@ -7,7 +7,6 @@ the Hub has already is not sent again.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from .card import FILE as CARD
 from .card import PICTURES, read_old, write_card
 from .facts import Facts, facts_of
 from .metadata import eval_results
-from .recipes import pins, recipe_yaml, renamed
+from .public import public
+from .recipes import recipe_yaml
 from .refusals import in_one_line, patiently
 from .text import is_hub_id, one_line
 
@@ -155,6 +155,7 @@ def prepare(folder: Path, repo: str, permission: str | None = None, remote: str 
         said = {"reason": one_line(permission), "date": datetime.date.today().isoformat()}
         manifest = Manifest({**manifest.content, "permission": said})
         manifest.save(folder)
+    manifest = public(manifest)
     facts = facts_of(manifest)
     old = read_old(folder)
     if remote and not sections.handwritten(old).strip(" \n-"):
@@ -162,7 +163,7 @@ def prepare(folder: Path, repo: str, permission: str | None = None, remote: str 
     write_card(folder, manifest=manifest, name=repo.partition("/")[2], place=repo, old=old)
     found, left_out = _belonging(folder)
     contents: dict[str, Path | bytes] = dict(found)
-    contents[MANIFEST] = public_manifest(facts)
+    contents[MANIFEST] = manifest.text().encode()
     contents[RECIPE] = recipe_yaml(facts).encode()
     for name, entries in eval_results(facts).items():
         contents[f".eval_results/{name}"] = yaml.safe_dump(entries, sort_keys=False).encode()
@@ -187,15 +188,6 @@ def _belonging(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
         elif path.name != MANIFEST:
             found[path.name] = path
     return found, tuple(others)
-
-
-def public_manifest(facts: Facts) -> bytes:
-    """The manifest with local folders named by their last part: where somebody keeps models is nobody's business."""
-    content = dict(facts.content)
-    names = {key: value for key, value in pins(facts).items() if "@" not in value}
-    content["models"] = renamed(content["models"], names)
-    content["recipe"] = {**content["recipe"], "given": renamed(content["recipe"]["given"], names)}
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _may_write(owner: Mapping[str, Any], repo: str, create_pr: bool) -> None:

@@ -24,8 +24,9 @@ KEYS = (
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 _TAG = re.compile(r"[\w.:+-]{1,100}")
-#: Data sets of our suites that the Hub lists as benchmarks: id -> task in their eval.yaml, records of the whole split.
-BENCHMARKS = {"openai/gsm8k": ("gsm8k", 1319)}
+#: Data sets of our suites that the Hub lists as benchmarks: id -> task in their eval.yaml, records of the whole split,
+#: and the figure that their leaderboard counts. Another figure of the same records is none of it.
+BENCHMARKS = {"openai/gsm8k": ("gsm8k", 1319, ("math_accuracy", "accuracy"))}
 
 
 def metadata(facts: Facts, name: str) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def model_index(facts: Facts, name: str) -> list[dict[str, Any]] | None:
             EvalResult(
                 task_type=_pipeline_tag(facts) or "text-generation",
                 dataset_type=one_line(each["dataset_id"], 100),
-                dataset_name=one_line(each["dataset"], 100),
+                dataset_name=one_line(each.get("title") or each["dataset"], 100),
                 dataset_split=_text(each.get("split")),
                 dataset_revision=_text(each.get("dataset_revision")),
                 metric_type=one_line(each["metric"], 60),
@@ -90,10 +91,10 @@ def eval_results(facts: Facts) -> dict[str, list[dict[str, Any]]]:
     evaluation, found = facts.evaluation, {}
     for each in (evaluation or {}).get("datasets", ()):
         merged = each["values"].get(evaluation["merged"]) if evaluation else None
-        task, whole = BENCHMARKS.get(each["dataset_id"], (None, 0))
+        task, whole, figure = BENCHMARKS.get(each["dataset_id"], (None, 0, ()))
         if evaluation is None or merged is None or task is None or not _finite(merged.get("value")):
             continue
-        if each["n"] < whole:
+        if each["n"] < whole or (each["metric"], each["key"]) != figure:
             continue
         entry = EvalResultEntry(
             dataset_id=each["dataset_id"],

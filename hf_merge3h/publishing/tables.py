@@ -96,7 +96,7 @@ def values(evaluation: Mapping[str, Any]) -> Markdown:
     for each in sorted(evaluation["datasets"], key=lambda each: id(each) not in worse):
         arrow = "↑" if each["direction"] == "higher" else "↓"
         cells = [_value(each["values"].get(name), bold=name == merged) for name in names]
-        rows.append((each["h"], each["dataset"], f"{each['metric']} {arrow}", number(each["n"]), *cells))
+        rows.append((each["h"], dataset_name(each), f"{each['metric']} {arrow}", number(each["n"]), *cells))
     experts = evaluation["experts"]
     heads = ["merged", *(["base"] if base else []), *(_expert(name, experts) for name in names[1 + bool(base) :])]
     return table(("H", "data set", "metric", "n", *heads), rows, left=3)
@@ -111,8 +111,25 @@ def _value(found: Mapping[str, Any] | None, *, bold: bool) -> Markdown:
     if found is None or not isinstance(found.get("value"), (int, float)):
         return Markdown("not evaluated")
     value = fixed(found["value"])
-    interval = f" [{fixed(found.get('low'))}, {fixed(found.get('high'))}]"
-    return Markdown(f"**{value}**{interval}" if bold else f"{value}{interval}")
+    return Markdown((f"**{value}**" if bold else value) + _interval(found, signed=False))
+
+
+def _interval(found: Mapping[str, Any], *, signed: bool) -> str:
+    """The ends, with a blank before them; nothing where there are none, as for values that all agree."""
+    ends = [found.get("low"), found.get("high")]
+    if not all(isinstance(end, (int, float)) for end in ends):
+        return ""
+    return " [" + ", ".join(fixed(end, signed=signed) for end in ends) + "]"
+
+
+def dataset_name(dataset: Mapping[str, Any]) -> str:
+    """What a reader calls a data set."""
+    return one_line(dataset.get("title") or dataset["dataset"], 60)
+
+
+def change(pair: Mapping[str, Any]) -> Markdown:
+    """The merge's value less another model's, with its interval."""
+    return Markdown(fixed(pair["difference"], signed=True) + _interval(pair, signed=True))
 
 
 def differences(evaluation: Mapping[str, Any]) -> Markdown:
@@ -127,10 +144,8 @@ _ORDER = (Markdown("**worse**"), Markdown("better"), Markdown("not distinguishab
 
 
 def _difference(evaluation: Mapping[str, Any], dataset: Mapping[str, Any], pair: Mapping[str, Any]) -> Sequence[Any]:
-    low, high = fixed(pair["low"], signed=True), fixed(pair["high"], signed=True)
     against = "base" if pair["against"] == evaluation.get("base") else pair["against"]
     verdict = _ORDER[2]
     if pair.get("distinguishable"):
         verdict = _ORDER[0] if pair.get("better") is False else _ORDER[1]
-    difference = Markdown(f"{fixed(pair['difference'], signed=True)} [{low}, {high}]")
-    return dataset["h"], dataset["dataset"], against, difference, number(pair.get("p_holm"), 2), verdict
+    return dataset["h"], dataset_name(dataset), against, change(pair), number(pair.get("p_holm"), 2), verdict

@@ -17,6 +17,7 @@ from hf_merge3h.errors import SourceError
 from hf_merge3h.manifest import FILE
 from tests.engine.models import ROLES, llama, quiet, whole_experts
 from tests.engine.recipes import family
+from tests.publishing.manifests import evaluation
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_hashes_alone(made: Path) -> None:
 
 def test_card_and_manifest_may_change(copy: Path) -> None:
     (copy / "README.md").write_text("mine")
-    _edit(copy, lambda content: content.update(evaluation={"suite": "x"}))
+    _edit(copy, lambda content: content.update(evaluation=evaluation()))
     assert verify(copy, again=False).exit_code == 0
 
 

@@ -50,6 +50,16 @@ def test_regressions_come_first():
     assert "No data set of this evaluation measures honesty and harmlessness" in results
 
 
+def test_values_that_all_agree_have_no_interval():
+    made = dataset(title="GSM8K problems")
+    made["values"]["merged"].update(value=1.0, low=None, high=None)
+    made["paired"][0].update(low=None, high=None)
+    results = _card(content(evaluation=evaluation(datasets=[made]))).partition("## Results")[2].partition("## ")[0]
+    assert "| **1.000** | 0.250 [0.200, 0.300] |" in results
+    assert "| GSM8K problems | base | +0.250 |" in results
+    assert "not recorded" not in results
+
+
 def test_metadata():
     data = _front(_card(content(evaluation=evaluation()), name="me-merged"))
     assert data["base_model"] == ["me/small", *(f"me/{role}" for role in ROLES)]
@@ -141,7 +151,12 @@ def test_whole_split_results_feed_the_hubs_leaderboards():
     found = meta.eval_results(facts_of(Manifest(content(evaluation=evaluation()))))
     entry = parse_eval_result_entries(found["gsm8k.yaml"])[0]
     assert (entry.dataset_id, entry.task_id, entry.value, entry.date) == ("openai/gsm8k", "gsm8k", 50.0, "2026-11-24")
-    part = evaluation(datasets=[dataset(n=100), dataset(dataset_id="me/other")])
+    part = evaluation(
+        datasets=[
+            dataset(n=100), dataset(dataset_id="me/other"),
+            dataset(metric="gold_log_likelihood", key="log_likelihood"),  # the same records, and no accuracy
+        ]
+    )  # fmt: skip
     assert meta.eval_results(facts_of(Manifest(content(evaluation=part)))) == {}
     assert meta.eval_results(facts_of(Manifest(content()))) == {}
 
@@ -234,6 +249,9 @@ def test_a_card_that_cannot_be_told_stays_as_it_is(tmp_path):
         ({"output": {"tensors": 1, "bytes": 1, "dtypes": [], "layers": 1, "hashes": {"a": "zz"}}}, "hashes"),
         ({"diagnostics": [{"roles": [], "total": {}, "blocks": []}]}, "lacks name"),
         ({"kind": EVIL}, "kind="),
+        ({"evaluation": {"suite": "x"}}, "evaluation: lacks date"),
+        ({"evaluation": evaluation(datasets=[dataset(h="beauty")])}, r"datasets\[0\].h='beauty'"),
+        ({"evaluation": evaluation(datasets=[dataset(values={"merged": {"value": "x"}})])}, "values.merged: lacks"),
         ({"schema_version": 2}, "pip install"),
     ],
 )
