@@ -127,7 +127,7 @@ def publish(
             "--i-have-permission", metavar="WHY", help="Publish in spite of a licence conflict; the card shows why."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list only; ask the Hub nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list only; ask the Hub nothing, write nothing.")] = False,
 ) -> None:
     """Publish a merge with its card, manifest and recipe on the Hub, in one commit, once everything is checked.
 
@@ -137,7 +137,7 @@ def publish(
 
     if dry_run:
         hub.check(folder, repo, permission)
-        found = hub.prepare(folder, repo, permission)
+        found = hub.prepare(folder, repo, permission, write=False)
     else:
         found = hub.publish(
             folder, repo, private=private, create_pr=create_pr, collection=collection, permission=permission

@@ -42,7 +42,8 @@ class Verification:
         return {**asdict(self), "exit_code": self.exit_code}
 
     def __str__(self) -> str:
-        lines = [f"{self.outcome}: {self.files} files match their hashes, {self.tensors} tensors were merged again"]
+        again = f"{self.tensors} tensors were merged again" if self.tensors else "nothing was merged again"
+        lines = [f"{self.outcome}: {self.files} files match their hashes, {again}"]
         lines += [f"  - {each}" for each in self.findings[:_SHOWN]]
         worst = sorted(self.differences, key=lambda each: (not each.reason, -each.relative))
         lines += [f"  - {each}" for each in worst[:_SHOWN]]

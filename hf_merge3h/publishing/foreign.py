@@ -14,7 +14,7 @@ from ..recipes.read import read_recipe
 from .card import FILE as CARD
 from .card import read_old
 from .facts import facts_of
-from .recipes import recipe_yaml
+from .recipes import pinned_recipe, to_yaml
 from .remote import local_folder
 
 CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", "recipe.yaml")
@@ -56,7 +56,7 @@ def _candidates(place: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
         return
     folder = local_folder(place, (*CONFIGS, MANIFEST, CARD))
     if (folder / MANIFEST).is_file():
-        yield MANIFEST, recipe_yaml(facts_of(load_manifest(folder)))
+        yield MANIFEST, to_yaml(pinned_recipe(facts_of(load_manifest(folder))))
     for name in (*CONFIGS, CARD):
         if (folder / name).is_file():
             yield from _of_file(folder / name)
@@ -64,7 +64,7 @@ def _candidates(place: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
 
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:
     if path.name == MANIFEST:
-        yield path.name, recipe_yaml(facts_of(load_manifest(path)))
+        yield path.name, to_yaml(pinned_recipe(facts_of(load_manifest(path))))
     elif path.suffix.lower() == ".md":
         for _, block in _BLOCK.findall(read_old(path.parent) if path.name == CARD else _text(path)):
             if re.search(r"^(merge_method|slices|models)\s*:", block, re.M):

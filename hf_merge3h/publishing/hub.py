@@ -20,7 +20,7 @@ from ..manifest import FILE as MANIFEST
 from ..manifest import Manifest, files, load_manifest
 from . import sections
 from .card import FILE as CARD
-from .card import PICTURES, read_old, write_card
+from .card import PICTURES, make_card, read_old, write_card
 from .facts import Facts, facts_of
 from .metadata import eval_results
 from .public import public
@@ -32,6 +32,8 @@ RECIPE = "recipe.yaml"
 _SIDE = (".json", ".jinja", ".txt", ".model", ".safetensors")
 _LARGEST = 50_000_000_000  # bytes of one file (https://huggingface.co/docs/hub/storage-limits)
 _AGAIN = "; run the same command again: what was uploaded is not sent twice"
+#: huggingface_hub's new way to upload needs a server of its own, which some networks do not let through.
+_PLAIN = f"{_AGAIN}; if it keeps failing, set HF_HUB_DISABLE_XET=1 for the plain way"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def publish(
         RequestError: something is wrong with the merge, the name or the rights; nothing was created or uploaded.
         OutputError: the Hub or the network failed; running it again goes on.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
 
     folder = Path(folder)
     check(folder, repo, permission)
@@ -99,7 +101,7 @@ def publish(
     with in_one_line(repo, "making the repository", token, _AGAIN):
         if not create_pr:
             patiently(lambda: api.create_repo(repo, private=private or None, exist_ok=True))
-    with in_one_line(repo, "uploading", token, _AGAIN):
+    with in_one_line(repo, "uploading", token, _AGAIN if constants.HF_HUB_DISABLE_XET else _PLAIN):
         operations = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in publication.files.items()
@@ -141,7 +143,9 @@ def check(folder: Path, repo: str, permission: str | None = None) -> Manifest:
     return manifest
 
 
-def prepare(folder: Path, repo: str, permission: str | None = None, remote: str = "") -> Publication:
+def prepare(
+    folder: Path, repo: str, permission: str | None = None, remote: str = "", *, write: bool = True
+) -> Publication:
     """Write the card for its place on the Hub, and list what is uploaded.
 
     Args:
@@ -149,20 +153,26 @@ def prepare(folder: Path, repo: str, permission: str | None = None, remote: str 
         repo: its id.
         permission: see `publish`.
         remote: the card that lies there; what people wrote in it is kept, unless the local card has handwriting.
+        write: False: leave the folder as it is, only list.
     """
     manifest = load_manifest(folder)
     if permission and permission.strip():
         said = {"reason": one_line(permission), "date": datetime.date.today().isoformat()}
         manifest = Manifest({**manifest.content, "permission": said})
-        manifest.save(folder)
+        if write:
+            manifest.save(folder)
     manifest = public(manifest)
     facts = facts_of(manifest)
     old = read_old(folder)
     if remote and not sections.handwritten(old).strip(" \n-"):
         old = remote
-    write_card(folder, manifest=manifest, name=repo.partition("/")[2], place=repo, old=old)
+    name = repo.partition("/")[2]
+    if write:
+        write_card(folder, manifest=manifest, name=name, place=repo, old=old)
     found, left_out = _belonging(folder)
     contents: dict[str, Path | bytes] = dict(found)
+    if not write:
+        contents[CARD] = make_card(manifest, name=name, place=repo, old=old).encode()
     contents[MANIFEST] = manifest.text().encode()
     contents[RECIPE] = recipe_yaml(facts).encode()
     for name, entries in eval_results(facts).items():

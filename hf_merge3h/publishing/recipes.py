@@ -13,9 +13,12 @@ from .facts import Facts, Parent
 
 def recipe_yaml(facts: Facts) -> str:
     """The recipe as YAML, each Hub id pinned to its commit, each folder named by its last part."""
-    given = json.loads(json.dumps(facts.content["recipe"]["given"]))
-    names = pins(facts)
-    return yaml.dump(renamed(given, names), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return to_yaml(renamed(json.loads(json.dumps(facts.content["recipe"]["given"])), pins(facts)))
+
+
+def to_yaml(recipe: Mapping[str, Any]) -> str:
+    """A recipe as people write it: keys in their order, lists of numbers on one line."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def pinned_recipe(facts: Facts) -> dict[str, Any]:

@@ -19,6 +19,19 @@ def snippet(facts: Facts, place: str) -> Markdown:
     return fence("\n".join(_adapter(facts, where) if facts.is_adapter else _model(facts, where)), "python")
 
 
+_ASK = '"Why is the sky blue?"'
+_CHAT = [
+    f'messages = [{{"role": "user", "content": {_ASK}}}]',
+    "inputs = tokenizer.apply_chat_template("
+    'messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
+]
+_PLAIN = [f'inputs = tokenizer({_ASK}, return_tensors="pt")']
+_ANSWER = [
+    "output = model.generate(**inputs, max_new_tokens=40)",
+    'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+]
+
+
 def _model(facts: Facts, where: str) -> list[str]:
     tokenizes = facts.generates and facts.has_tokenizer
     names = facts.auto_class + (", AutoTokenizer" if tokenizes else "")
@@ -26,32 +39,20 @@ def _model(facts: Facts, where: str) -> list[str]:
     lines.append(f'model = {facts.auto_class}.from_pretrained({where}, dtype="auto")')
     if tokenizes:
         lines.append(f"tokenizer = AutoTokenizer.from_pretrained({where})")
-        lines += _answer(facts.has_template)
+        lines += [*(_CHAT if facts.has_template else _PLAIN), *_ANSWER]
     return lines
 
 
 def _adapter(facts: Facts, where: str) -> list[str]:
     auto = "AutoPeftModelForCausalLM" if facts.generates else "AutoPeftModel"
-    return [
-        f"from peft import {auto}",
-        "",
-        "# Loads the base that the adapter names, too.",
-        f"model = {auto}.from_pretrained({where})",
-    ]
+    load = ["# Loads the base that the adapter names, too.", f"model = {auto}.from_pretrained({where})"]
+    if not facts.generates:
+        return [f"from peft import {auto}", "", *load]
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)'
+    # The manifest does not know whether the base's tokenizer, which lies elsewhere, has a chat template.
+    ask = ["if tokenizer.chat_template:", *_inside(_CHAT), "else:", *_inside(_PLAIN)]
+    return [f"from peft import {auto}", "from transformers import AutoTokenizer", "", *load, tokenizer, *ask, *_ANSWER]
 
 
-def _answer(template: bool) -> list[str]:
-    ask = '"Why is the sky blue?"'
-    if template:
-        prompt = [
-            f'messages = [{{"role": "user", "content": {ask}}}]',
-            "inputs = tokenizer.apply_chat_template("
-            'messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-        ]
-    else:
-        prompt = [f'inputs = tokenizer({ask}, return_tensors="pt")']
-    return [
-        *prompt,
-        "output = model.generate(**inputs, max_new_tokens=40)",
-        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
-    ]
+def _inside(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]

@@ -85,13 +85,58 @@ def test_the_report_publishes_what_was_saved(hub, tmp_path):  # noqa: F811
     assert len(hub.commits) == 1
 
 
-def test_the_snippet_of_a_card_runs(tmp_path, monkeypatch, capsys):
-    _merged().save_pretrained(tmp_path)
-    code = re.search(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S).group(1)
-    monkeypatch.chdir(tmp_path)
+def _run_snippet(folder, monkeypatch):
+    """What the code of a card leaves, run in the folder of its merge as a reader would."""
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S).group(1)
+    monkeypatch.chdir(folder)
     found = {}
     exec(code, found)
-    assert isinstance(found["model"], torch.nn.Module)
+    return found
+
+
+def _tokenizer(folder, template=None):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[UNK]", "Why", "is", "the", "sky", "blue", "?", "user", "assistant"]
+    core = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", pad_token="[UNK]")
+    made.chat_template = template
+    made.save_pretrained(folder)
+
+
+def test_the_snippet_of_a_card_runs(tmp_path, monkeypatch):
+    _merged().save_pretrained(tmp_path)
+    assert isinstance(_run_snippet(tmp_path, monkeypatch)["model"], torch.nn.Module)
+
+
+TEMPLATE = "{% for turn in messages %}{{ turn.role }} {{ turn.content }} {% endfor %}assistant"
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_snippet_of_a_card_answers(tmp_path, monkeypatch, capsys, adapter, template):
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    _tokenizer(tmp_path / "base", template)
+    if adapter:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        model = three_adapters(model)
+        with quiet():
+            model.merge_3h(list(ROLES), method="linear", adapter_name="default", progress=False)
+        model.save_pretrained(tmp_path / "out", selected_adapters=["default"])
+    else:
+        for name, each in zip(ROLES, whole_experts(base), strict=True):
+            each.save_pretrained(tmp_path / name)
+        models = [{"model": str(tmp_path / role), "parameters": {"weight": 1.0}} for role in ROLES]
+        recipe = {"merge_method": "ties", "base_model": str(tmp_path / "base"), "models": models}
+        hf_merge3h.merge_recipe(recipe, tmp_path / "out", progress=False)
+    capsys.readouterr()
+    found = _run_snippet(tmp_path / "out", monkeypatch)
+    assert found["output"].shape[1] > found["inputs"]["input_ids"].shape[1]
+    assert ("messages" in found) == (template is not None)
+    assert capsys.readouterr().out.strip()
 
 
 def test_a_streamed_merge_that_is_made_again_keeps_handwriting(tmp_path):
