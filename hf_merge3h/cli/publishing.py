@@ -127,7 +127,9 @@ def publish(
             "--i-have-permission", metavar="WHY", help="Publish in spite of a licence conflict; the card shows why."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list only; ask the Hub nothing, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list only: nothing is asked or written.")
+    ] = False,
 ) -> None:
     """Publish a merge with its card, manifest and recipe on the Hub, in one commit, once everything is checked.
 

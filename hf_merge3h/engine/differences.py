@@ -42,9 +42,7 @@ class TensorDifference:
         return f"{self.name}: differs by {self.relative:.3g} of its norm (at most {self.largest:.3g})"
 
 
-def differences(
-    published: Path, again: Path, tolerance: float | None = None
-) -> tuple[list[TensorDifference], int]:
+def differences(published: Path, again: Path, tolerance: float | None = None) -> tuple[list[TensorDifference], int]:
     """Compare two folders tensor by tensor.
 
     Args:

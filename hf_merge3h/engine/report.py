@@ -149,11 +149,7 @@ class MergeReport:
 
         Args:
             repo: owner/name; it is made if it does not exist.
-            private: make it a private one.
-            create_pr: as a pull request.
-            collection: title of a collection of yours that it is added to.
-            permission: why you may publish although the licences conflict; the card shows it.
-            token: of the Hub; the stored one if left out.
+            private, create_pr, collection, permission, token: as of `hf_merge3h.publish`.
 
         Returns:
             The address of the commit or pull request.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import MergeError, SourceError, show
+from ..errors import MergeError, RequestError, SourceError, show
 from ..manifest import Manifest, files, load_manifest
 from ..models.hub import resolve
 from ..models.types import HubOptions
@@ -18,6 +18,7 @@ from ..models.weights.headers import ADAPTER_WEIGHTS, weight_files
 from ..publishing.facts import facts_of
 from ..publishing.recipes import pinned_recipe, recipe_yaml
 from ..publishing.remote import local_folder
+from ..recipes.read import read_recipe
 from .differences import TensorDifference, differences
 from .recipes import merge_recipe
 from .verification import Outcome, Verification
@@ -92,10 +93,20 @@ def _files(check: _Check) -> None:
 
 
 def _published_recipe(check: _Check) -> None:
-    """A recipe.yaml beside the manifest says the same as it."""
+    """A recipe.yaml beside the manifest says the same as it, however it is laid out."""
     path = check.folder / "recipe.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != recipe_yaml(facts_of(check.manifest)):
-        check.findings.append("recipe.yaml: is not the recipe that merge3h.json holds")
+    if not path.is_file():
+        return
+    facts = facts_of(check.manifest)
+    text, published = path.read_text(encoding="utf-8", errors="replace"), recipe_yaml(facts)
+    if text == published:
+        return
+    try:
+        known = (facts.content["recipe"]["given"], read_recipe(published, label="merge3h.json").given)
+        if read_recipe(f"{text}\n", label=path.name).given not in known:
+            check.findings.append("recipe.yaml: is not the recipe that merge3h.json holds")
+    except RequestError as problem:
+        check.findings.append(str(problem))
 
 
 def _parents(check: _Check, hub: HubOptions) -> bool:

@@ -126,7 +126,7 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
         "base": facts.base,
         "experts": _experts(facts),
         "method": facts.method,
-        "copied": facts.method["name"] == "passthrough",
+        "copied": facts.copied,
         "evaluation": evaluation,
         "worse": list(regressions(evaluation)) if evaluation else [],
         "comparisons": sum(len(each["paired"]) for each in evaluation["datasets"]) if evaluation else 0,

@@ -107,6 +107,11 @@ class Facts:
         """Roles of the experts."""
         return tuple(dict.fromkeys(each.role for each in self.experts))
 
+    @property
+    def copied(self) -> bool:
+        """Whether all tensors were copied, none computed: layers on top of each other."""
+        return self.method["name"] == "passthrough" and not any(entry.get("roles") for entry in self.resolved)
+
     def weight(self, role: str) -> float | str | None:
         """The weight of a role; "varies" where tensors differ."""
         found = {

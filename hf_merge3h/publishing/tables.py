@@ -23,15 +23,14 @@ def parents(facts: Facts) -> Markdown:
     rows = []
     for each in facts.parents:
         stated = ", ".join(code(name) if name not in ("none", NOT_RECORDED) else name for name in each.licenses)
-        weight = NOT_RECORDED if each.role in facts.roles else ""
-        if each.role in facts.roles and not each.carrier:
+        weight = ""
+        if each.role in facts.roles and not each.carrier and not facts.copied:
             found = facts.weight(each.role)
             weight = number(found) if isinstance(found, (int, float)) else found or NOT_RECORDED
-        elif each.carrier:
-            weight = ""
         commit = code(each.commit[:12]) if each.commit else NOT_RECORDED
         kind = f"{each.kind}, carries the adapter" if each.carrier else each.kind
-        rows.append((each.role or "tokenizer only", Markdown(place(each)), kind, commit, Markdown(stated), weight))
+        role = "layers" if facts.copied else each.role or "tokenizer only"
+        rows.append((role, Markdown(place(each)), kind, commit, Markdown(stated), weight))
     return table(("role", "source", "kind", "commit", "licence", "weight"), rows, left=5)
 
 

@@ -126,8 +126,14 @@ def test_an_edited_seed(copy: Path) -> None:
 
 
 def test_an_edited_recipe_file(copy: Path) -> None:
-    (copy / "recipe.yaml").write_text("merge_method: linear\n")
-    assert "recipe.yaml: is not the recipe" in verify(copy, again=False).findings[0]
+    content = json.loads((copy / FILE).read_text())["recipe"]["given"]
+    path = copy / "recipe.yaml"
+    path.write_text(f"# mine\n{json.dumps(content, indent=1)}\n")  # JSON is YAML, and says the same
+    assert verify(copy, again=False).findings == ()
+    path.write_text(json.dumps({**content, "seed": 6}))
+    assert verify(copy, again=False).findings == ("recipe.yaml: is not the recipe that merge3h.json holds",)
+    path.write_text("merge_method: [\n")
+    assert verify(copy, again=False).findings[0].startswith("recipe.yaml")
 
 
 def test_a_parent_that_moved(made: Path, copy: Path, tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ def _local(home):
     }  # fmt: skip
     return content(
         models=models,
-        recipe={**content()["recipe"], "given": {"base_model": f"{home}base/", "models": [f"{home}base/+{home}honest"]}},
+        recipe={
+            **content()["recipe"],
+            "given": {"base_model": f"{home}base/", "models": [f"{home}base/+{home}honest"]},
+        },
         warnings=[f"{home}honest/tokenizer.json: has 3 tokens more than {home}base/"],
         evaluation=evaluation(
             models=shown, not_evaluated=[{"dataset": "x", "h": "honesty", "reason": f"{home}runs/merged cannot"}]
