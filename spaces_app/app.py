@@ -21,6 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import tensors  # noqa: F401, I001 - imports spaces, which must come before torch
 import actions
+import machines
 import gradio as gr
 from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
@@ -29,7 +30,7 @@ from theme import CSS, theme
 from wiring import wire
 
 #: The whole API, for programs and for MCP clients.
-API = (actions.list_methods, actions.plan_merge, actions.explain_manifest)
+API = (machines.list_methods, machines.plan_merge, machines.explain_manifest)
 
 
 class OnlyTheApi:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import actions
+import editing
 import gradio as gr
 import views
 from form import MOST_EXPERTS, ROLES, Expert, Form, form_of, read
@@ -39,7 +40,7 @@ class Page:
 
 def form_values(form: Form) -> list[Any]:
     """What the form's components show for a form."""
-    rows = [value for expert in actions.rows_of(form) for value in (expert.role or None, expert.source, expert.weight)]
+    rows = [value for expert in editing.rows_of(form) for value in (expert.role or None, expert.source, expert.weight)]
     return [form.base, form.kind, *rows, form.method, form.out, form.dtype, form.seed]
 
 
@@ -65,7 +66,7 @@ def shown_of(form: Form, data: dict[str, Any]) -> str:
 
 def layout() -> Page:
     """Put all components on the page; must be called inside of a `gr.Blocks`."""
-    text = next(iter(actions.examples().values()))
+    text = next(iter(editing.examples().values()))
     recipe, _ = read(text)
     form = form_of(recipe.given)
     parts: dict[str, Any] = {"draft": gr.BrowserState("", storage_key="merge3h-draft", secret="merge3h-draft")}
@@ -97,7 +98,7 @@ def _models(parts: dict[str, Any], form: Form) -> None:
                 value=form.kind, label="The experts are", scale=2,
             )  # fmt: skip
         parts["rows"] = []
-        for number, expert in enumerate(actions.rows_of(form), start=1):
+        for number, expert in enumerate(editing.rows_of(form), start=1):
             with gr.Row(elem_classes="expert-row"):
                 role = gr.Dropdown(
                     list(ROLES), value=expert.role or None, label=f"Expert {number}: role", allow_custom_value=True,
@@ -135,8 +136,8 @@ def _recipe(parts: dict[str, Any], form: Form, text: str, data: dict[str, Any]) 
         gr.Row(equal_height=False),
     ):
         with gr.Column(scale=1, min_width=320):
-            parts["method"] = gr.Dropdown(actions.methods(), value=form.method, label="Method", filterable=True)
-            parts["method_help"] = gr.Markdown(actions.method_help(form.method))
+            parts["method"] = gr.Dropdown(editing.methods(), value=form.method, label="Method", filterable=True)
+            parts["method_help"] = gr.Markdown(editing.method_help(form.method))
             # hidden, and no gr.State: a state tells of its changes through the queue only
             parts["shown"] = gr.Textbox(shown_of(form, data), visible="hidden", label="Shown parameters")
             parts["controls"] = gr.Column()
@@ -145,7 +146,7 @@ def _recipe(parts: dict[str, Any], form: Form, text: str, data: dict[str, Any]) 
                 parts["dtype"] = gr.Dropdown(DTYPES, value=form.dtype, label="Stored as", min_width=130)
                 parts["seed"] = gr.Number(form.seed, label="Seed of random masks", precision=0, min_width=130)
         with gr.Column(scale=1, min_width=320):
-            names = list(actions.examples())
+            names = list(editing.examples())
             parts["example"] = gr.Dropdown(names, value=names[0], label="Begin with an example")
             parts["yaml"] = gr.Code(
                 text, language="yaml", label="Recipe (YAML)", interactive=True, elem_id="yaml", lines=11, max_lines=26,
@@ -168,8 +169,11 @@ def _merge(parts: dict[str, Any]) -> None:
 
 
 def _look_and_chat(parts: dict[str, Any]) -> None:
-    with _part(5, "What the merge did to the weights."):
+    with _part(5, "What the merge did to the weights, and, if you ask, to the answers."):
         parts["chooser"] = gr.Radio([], label="Which merge", visible=False)
+        with gr.Row():
+            parts["evaluate"] = gr.Button("Quick evaluation (at most 2 minutes)", elem_id="evaluate")
+        parts["evaluated"] = gr.HTML("", elem_id="evaluated")
         parts["look"] = gr.HTML(views.look(None), elem_id="look")
     with _part(6, "Ask the base, every expert and the merged model the same question; the answers are greedy."):
         with gr.Row():

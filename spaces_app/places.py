@@ -156,15 +156,21 @@ def _on_hub(name: str) -> Source | Problem:
     try:
         info = HfApi(token=False).model_info(repo, revision=revision or None, files_metadata=True, timeout=10)
     except GatedRepoError:
-        return Problem(None, f"{name}: gated", "this Space reads open models only; merge it on a machine of your own")
+        return _gated(name)
     except RevisionNotFoundError:
         return Problem(None, f"{name}: no such revision", "leave the revision out for the newest")
     except RepositoryNotFoundError:
         return Problem(None, f"{name}: no such open model on the Hub", "check the spelling; private ones are not read")
     except Exception as error:  # whatever else a network does
         return Problem(None, f"{name}: the Hub did not answer ({type(error).__name__})", "try again in a minute")
+    if getattr(info, "gated", False):  # what it is can be seen by all, its files cannot
+        return _gated(name)
     files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     return _check(name, repo, info.sha or "", files)
+
+
+def _gated(name: str) -> Problem:
+    return Problem(None, f"{name}: gated", "this Space reads open models only; merge it on a machine of your own")
 
 
 def _check(name: str, repo: str, commit: str, files: dict[str, int]) -> Source | Problem:

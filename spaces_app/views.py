@@ -6,7 +6,9 @@ import html
 from collections.abc import Mapping, Sequence
 
 import charts
-from charts import Chart
+import figures
+import radar
+from figures import Chart
 from form import Problem
 from preflight import Preflight
 from visits import MOST_MERGES, Merge, Visit
@@ -92,10 +94,10 @@ def look(made: Merge | None) -> str:
     """All pictures of a merge."""
     if made is None:
         return "<p>Nothing is merged yet. Press Merge above.</p>"
-    found = charts.charts_of(made)
+    found = [*radar.charts_of(made.manifest.get("evaluation")), *charts.charts_of(made)]
     if not found:
         return "<p>This merge has no base model, so there are no changes from one to look at.</p>"
-    pictures = "".join(charts.figure(chart, made.number) for chart in found)
+    pictures = "".join(figures.figure(chart, made.number) for chart in found)
     return f'<div class="charts" aria-label="{html.escape(made.title)}">{pictures}</div>'
 
 
@@ -125,7 +127,7 @@ def compare(visit: Visit) -> str:
     figures = [_figures(merge) for merge in visit.merges]
     for name in ("size of the change", *(f"cosine with {role}" for role in roles), "sign conflict", "survived storage"):
         rows.append((name, *(each.get(name, "-") for each in figures)))
-    return charts.table(header, rows, "Merges of this visit")
+    return figures.table(header, rows, "Merges of this visit")
 
 
 def _figures(merge: Merge) -> dict[str, float]:
@@ -146,7 +148,7 @@ def _parameters(merge: Merge) -> str:
 
 def chart(found: Chart, number: int | str) -> str:
     """One picture alone."""
-    return f'<div class="charts">{charts.figure(found, number)}</div>'
+    return f'<div class="charts">{figures.figure(found, number)}</div>'
 
 
 def note(text: str) -> str:

@@ -112,9 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(403, {"X-Error-Code": "GatedRepo"})
         elif parts[1:] and parts[1] not in (*repo.revisions, repo.sha):
             self.send(404, {"X-Error-Code": "RevisionNotFound"})
-        elif api and parts[0] == "revision":
-            siblings = [{"rfilename": file} for file in repo.files]
-            self.send(200, content=_json({"id": name, "sha": repo.sha, "siblings": siblings}), body=body)
+        elif api and (not parts or parts[0] == "revision"):
+            siblings = [{"rfilename": file, "size": len(content)} for file, content in repo.files.items()]
+            told = {"id": name, "sha": repo.sha, "siblings": siblings, "gated": repo.access == "gated" and "auto"}
+            self.send(200, content=_json(told), body=body)
         elif api and parts[0] == "tree":
             self.send(200, content=_json(tree(repo, "/".join(parts[2:]))), body=body)
         elif "/".join(parts[2:]) not in repo.files:

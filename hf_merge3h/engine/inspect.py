@@ -90,10 +90,9 @@ def _open(source: str, base: str, hub: HubOptions) -> SourceModel:
     """A model, or an adapter on the base; `model+adapter` as in recipes."""
     whole, *adapters = source.split("+") if "+" in source and not os.path.exists(source) else [source]
     found = resolve(whole, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only)
-    label = show(source)[1:-1]
     if found.kind == "adapter":
-        return open_source(base, (whole, *adapters), label, hub)
-    return open_source(whole, adapters, label, hub)
+        return open_source(base, (whole, *adapters), show(base)[1:-1], hub)
+    return open_source(whole, adapters, show(source)[1:-1], hub)
 
 
 @dataclass(frozen=True)

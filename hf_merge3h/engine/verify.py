@@ -163,18 +163,21 @@ def _merge_again(
         except MergeError as problem:
             check.notes.append(f"could not be merged again: {problem}")
             return None
-        check.findings += _settings(content, second.content)
+        live = content.get("made_by") == "live"
+        if not live:
+            check.findings += _settings(content, second.content)
         try:
-            return differences(check.folder, out, check.tolerance)
+            compared = differences(check.folder, out, check.tolerance)
         except SourceError as problem:
             check.findings.append(str(problem))
             return None
+        if live and not all(each.within for each in compared[0]):
+            check.findings += _main_settings(content, second.content)
+        return compared
 
 
 def _settings(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
     """Where the recipe asks for something else than the manifest says was done."""
-    if recorded.get("made_by") == "live":
-        return
     first, second = _plain(recorded), _plain(again)
     for name in sorted(first.keys() | second.keys()):
         if first.get(name) == second.get(name):
@@ -182,11 +185,25 @@ def _settings(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator
         if name not in first or name not in second:
             yield f"the recipe was edited: {name} is made by {'the recipe' if name in second else 'the record'} only"
             return
-        for key in first[name].keys() | second[name].keys():
-            was, now = first[name].get(key), second[name].get(key)
-            if was != now:
-                yield f"the recipe was edited: {key} is {show(now)} in it, and {show(was)} was merged (tensor {name})"
-                return
+        yield from _edited(first[name], second[name], f" (tensor {name})")
+        return
+
+
+def _main_settings(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+    """The same of a live merge, whose tensors have other names: the settings that made most of them."""
+    first, second = (
+        max(settings, key=settings.count)
+        for settings in (list(_plain(content).values()) for content in (recorded, again))
+    )
+    yield from _edited(first, second, "")
+
+
+def _edited(first: Mapping[str, Any], second: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key in sorted(first.keys() | second.keys()):
+        if first.get(key) != second.get(key):
+            was, now = show(first.get(key)), show(second.get(key))
+            yield f"the recipe was edited: {key} is {now} in it, and {was} was merged{where}"
+            return
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

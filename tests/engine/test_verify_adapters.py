@@ -82,6 +82,7 @@ def test_merged_adapters_are_what_they_say_or_are_found_out(make: Any, parents: 
     (out / FILE).write_text(json.dumps(content))
     found = verify(out)
     assert found.exit_code == 1, str(found)
+    assert "the recipe was edited: weights is" in found.findings[0]
     assert found.differences
     (out / FILE).write_text(manifest)
 

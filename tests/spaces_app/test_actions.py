@@ -9,18 +9,20 @@ import re
 
 import actions
 import charts
+import editing
+import machines
 import numpy as np
 import places
 import pytest
 import views
-from actions import RefusedError
+from editing import RefusedError
 from form import Problem
 from tensors import CancelledError, Teller
 from visits import MOST_MERGES, Merge, Visits
 
 import hf_merge3h
 
-DEMO = actions.examples()["demo"]
+DEMO = editing.examples()["demo"]
 
 
 class Silent(Teller):
@@ -194,12 +196,12 @@ def test_a_merge_without_a_base_says_so(made):
 
 def test_a_sweep_refuses_what_the_parameter_does_not_take(visit, teller):
     with pytest.raises(RefusedError, match="expected"):
-        actions.sweep(visit, actions.examples()["weighted ties"], "density", [0.5, 7], teller)
+        actions.sweep(visit, editing.examples()["weighted ties"], "density", [0.5, 7], teller)
     with pytest.raises(RefusedError, match="values"):
         actions.sweep(visit, DEMO, "lambda", [1], teller)
     with pytest.raises(RefusedError, match="no list of numbers"):
-        actions.numbers_of("0.5, one")
-    assert actions.numbers_of("0.5, 1;2") == [0.5, 1, 2]
+        editing.numbers_of("0.5, one")
+    assert editing.numbers_of("0.5, 1;2") == [0.5, 1, 2]
 
 
 def test_a_sweep_shows_each_value_and_keeps_no_files(visit, teller):
@@ -232,20 +234,20 @@ def test_all_speak_and_markup_stays_text(made):
 
 
 def test_the_tools_for_machines(made):
-    assert {each["name"] for each in actions.list_methods()} == {m.name for m in hf_merge3h.list_methods()}
-    json.dumps(actions.list_methods())
-    assert actions.plan_merge(DEMO)["ok"]
-    refused = actions.plan_merge("merge_method: ties\n")
+    assert {each["name"] for each in machines.list_methods()} == {m.name for m in hf_merge3h.list_methods()}
+    json.dumps(machines.list_methods())
+    assert machines.plan_merge(DEMO)["ok"]
+    refused = machines.plan_merge("merge_method: ties\n")
     assert not refused["ok"]
     assert refused["problems"][0]["text"]
-    told = actions.explain_manifest(json.dumps(made.manifest))
+    told = machines.explain_manifest(json.dumps(made.manifest))
     assert "Method r_tsvm" in told
     assert "shipped:honest" in told
-    assert "no whole manifest" in actions.explain_manifest('{"schema_version": 1}')
-    assert "is no JSON" in actions.explain_manifest("{")
-    assert "at most 5 million" in actions.explain_manifest("x" * 5_000_001)
+    assert "no whole manifest" in machines.explain_manifest('{"schema_version": 1}')
+    assert "is no JSON" in machines.explain_manifest("{")
+    assert "at most 5 million" in machines.explain_manifest("x" * 5_000_001)
     broken = {**made.manifest, "models": 3}
-    assert "is no whole manifest: models=3" in actions.explain_manifest(json.dumps(broken))
+    assert "is no whole manifest: models=3" in machines.explain_manifest(json.dumps(broken))
 
 
 def test_problems_mark_their_lines_and_escape_what_they_quote():

@@ -7,20 +7,21 @@ import zlib
 from dataclasses import replace
 from typing import Annotated
 
-import actions
+import editing
 import form
+import machines
 import pytest
-from actions import RefusedError
+from editing import RefusedError
 from form import Expert, Form
 from jaxtyping import Float
 from torch import Tensor
 
 import hf_merge3h
 
-DEMO = actions.examples()["demo"]
+DEMO = editing.examples()["demo"]
 
 
-@pytest.mark.parametrize("text", actions.examples().values(), ids=actions.examples())
+@pytest.mark.parametrize("text", editing.examples().values(), ids=editing.examples())
 def test_examples_can_be_read_and_come_back_from_the_form_unchanged(text):
     recipe, problems = form.read(text)
     assert problems == []
@@ -30,7 +31,7 @@ def test_examples_can_be_read_and_come_back_from_the_form_unchanged(text):
 
 
 def test_a_change_of_the_form_changes_its_keys_and_no_others():
-    recipe, _ = form.read(actions.examples()["gradient"])
+    recipe, _ = form.read(editing.examples()["gradient"])
     shown = form.form_of(recipe.given)
     assert shown.beyond == ("parameters of single experts",)
     changed = form.with_form(recipe.given, replace(shown, seed=7, parameters={"lambda": 0.5}))
@@ -90,11 +91,11 @@ def test_links_hold_a_recipe_and_no_bomb():
 
 
 def test_parameters_are_set_and_taken_out():
-    changed = actions.set_parameter(DEMO, "lambda", 0.5)
+    changed = editing.set_parameter(DEMO, "lambda", 0.5)
     assert form.read(changed)[0].given["parameters"] == {"lambda": 0.5}
-    assert "parameters" not in form.read(actions.set_parameter(changed, "lambda", None))[0].given
+    assert "parameters" not in form.read(editing.set_parameter(changed, "lambda", None))[0].given
     with pytest.raises(RefusedError):
-        actions.set_parameter("merge_method: [", "lambda", 1)
+        editing.set_parameter("merge_method: [", "lambda", 1)
 
 
 def test_a_new_method_appears_by_itself():
@@ -119,8 +120,8 @@ def test_a_new_method_appears_by_itself():
         return vectors.sum(0) * zest
 
     try:
-        assert ("dummy: A dummy", "dummy") in actions.methods()
-        (told,) = [each for each in actions.list_methods() if each["name"] == "dummy"]
+        assert ("dummy: A dummy", "dummy") in editing.methods()
+        (told,) = [each for each in machines.list_methods() if each["name"] == "dummy"]
         assert told["parameters"]["zest"]["default"] == 0.25
         parameter = hf_merge3h.recipe_parameters("dummy")["zest"]
         control = wiring.control_of("dummy", "zest", parameter, {"parameters": {}})

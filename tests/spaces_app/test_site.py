@@ -6,10 +6,11 @@ import asyncio
 import json
 
 import actions
+import editing
 import httpx
 import pytest
 
-DEMO = actions.examples()["demo"]
+DEMO = editing.examples()["demo"]
 API = {"list_methods", "plan_merge", "explain_manifest"}
 
 
