@@ -189,6 +189,8 @@ def _spectra(merge: Merge) -> Chart | None:
         for number, name in enumerate(shown):
             panel = axes.flat[number]
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers in mathematical type take seconds
+            panel.yaxis.set_minor_formatter(lambda *_: "")
             panel.set_title(short(name), fontsize=9)
         for panel in list(axes.flat)[len(shown) :]:
             panel.set_visible(False)

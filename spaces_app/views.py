@@ -124,9 +124,9 @@ def compare(visit: Visit) -> str:
     header, rows = ["", *(merge.title for merge in visit.merges)], []
     roles = list(dict.fromkeys(role for merge in visit.merges for role in merge.roles))
     rows.append(("parameters", *(_parameters(merge) for merge in visit.merges)))
-    figures = [_figures(merge) for merge in visit.merges]
+    found = [_figures(merge) for merge in visit.merges]
     for name in ("size of the change", *(f"cosine with {role}" for role in roles), "sign conflict", "survived storage"):
-        rows.append((name, *(each.get(name, "-") for each in figures)))
+        rows.append((name, *(each.get(name, "-") for each in found)))
     return figures.table(header, rows, "Merges of this visit")
 
 

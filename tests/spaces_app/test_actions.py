@@ -10,6 +10,7 @@ import re
 import actions
 import charts
 import editing
+import figures
 import machines
 import numpy as np
 import places
@@ -177,7 +178,7 @@ def test_every_picture_has_a_caption_a_table_and_downloads(made):
     ]  # fmt: skip
     for chart in found:
         assert chart.rows
-        shown = charts.figure(chart, 1)
+        shown = figures.figure(chart, 1)
         assert html.escape(chart.caption) in shown
         assert shown.count('class="download"') == 2
         assert "#0102" not in shown  # no stand-in colour is left

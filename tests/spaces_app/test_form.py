@@ -99,7 +99,7 @@ def test_parameters_are_set_and_taken_out():
 
 
 def test_a_new_method_appears_by_itself():
-    import wiring
+    import controls
 
     from hf_merge3h.registry import unregister
 
@@ -124,7 +124,7 @@ def test_a_new_method_appears_by_itself():
         (told,) = [each for each in machines.list_methods() if each["name"] == "dummy"]
         assert told["parameters"]["zest"]["default"] == 0.25
         parameter = hf_merge3h.recipe_parameters("dummy")["zest"]
-        control = wiring.control_of("dummy", "zest", parameter, {"parameters": {}})
+        control = controls.control_of("dummy", "zest", parameter, {"parameters": {}})
         assert (control.label, control.value, control.minimum, control.maximum) == ("zest", 0.25, 0, 1)
         assert "how much." in control.info
     finally:
@@ -133,10 +133,10 @@ def test_a_new_method_appears_by_itself():
 
 @pytest.mark.parametrize("method", [method.name for method in hf_merge3h.list_methods()])
 def test_every_parameter_of_every_method_has_a_control_that_shows_its_default(method):
-    import wiring
+    import controls
 
     for name, parameter in hf_merge3h.recipe_parameters(method).items():
-        control = wiring.control_of(method, name, parameter, {"parameters": {}})
+        control = controls.control_of(method, name, parameter, {"parameters": {}})
         assert control.value == parameter.default, name
         assert control.label == name
         assert control.info
