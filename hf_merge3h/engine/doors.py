@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..errors import MergeWarning, Problems, RequestError, all_or_every_error, bad
+from ..errors import Problems, RequestError, all_or_every_error, bad
 from ..models.adapters.read import AdapterDeltas, widest
 from ..models.adapters.tree import PeftTree
 from ..models.adapters.write import check_writable, write_adapter
@@ -31,12 +29,10 @@ from ..models.origin import live_origin
 from ..models.types import Expert, HubOptions, TensorSpec
 from ..models.weights.module import LiveModule
 from .ambient import in_plain_arithmetic
-from .measures import TensorReport
+from .live_report import dtype_names, leave, report_of, warn
 from .plan import make_plan, refuse_fused
-from .report import MergeReport
 from .request import Request, as_integer, make_request, resolve_dtype
 from .run import Run
-from .saved import fingerprint
 from .sinks import AdapterSink, WeightSink
 from .stream_plan import Tell
 
@@ -135,12 +131,12 @@ def merge_module(
         for name in specs.keys() - sink.tensors.keys():
             sink.tensors[name] = origin.weights.load(name).clone()
     dtypes = {target or specs[name].dtype for name in (sink.tensors or specs)}
-    report = _report(request, opened, origin.label, tensors, start)
+    report = report_of(request, opened, origin.label, tensors, start)
     report.base_origin, report.origins = origin.origin.facts(), tuple(each.origin.facts() for each in opened)
-    report.output = {"kind": "weights", "dtype": _names(dtypes)}
-    _warn(report)
-    live.commit(sink.tensors, dtype=target)
-    return _leave(model, report, start)
+    report.output = {"kind": "weights", "dtype": dtype_names(dtypes)}
+    warn(report)
+    live.commit(sink.tensors, dtype=target, then=lambda: leave(model, report, start))
+    return model
 
 
 @in_plain_arithmetic
@@ -186,21 +182,24 @@ def merge_adapters(
         progress=progress, name_on_disk=lambda name: on_disk.get(name, name),
     )  # fmt: skip
     tensors = run()
-    report = _report(request, opened, _base_label(model), tensors, start)
+    report = report_of(request, opened, _base_label(model), tensors, start)
     report.base_origin = live_origin(model.get_base_model(), hub).facts()
     report.origins = tuple(adapter.origin.facts() for adapter in opened)
     greatest = max((tensor.kept_rank for tensor in tensors if tensor.kept_rank is not None), default=0)
     report.output = {
         "kind": f"adapter {adapter_name!r}",
         "adapter": adapter_name,
-        "dtype": _names({sink.dtype}),
+        "dtype": dtype_names({sink.dtype}),
         "rank": greatest,
         "max_lora_rank": next((served for served in _SERVED_RANKS if served >= greatest), None),
     }
     disagreement = recorded_bases(opened)
-    _warn(report, [disagreement] if disagreement else [])
-    write_adapter(model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite)
-    return _leave(model, report, start)
+    warn(report, [disagreement] if disagreement else [])
+    write_adapter(
+        model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite,
+        then=lambda: leave(model, report, start),
+    )  # fmt: skip
+    return model
 
 
 def _open_all(request: Request, open_one: Callable[[str, Any], T]) -> list[T]:
@@ -254,48 +253,3 @@ def _common_specs(adapters: Sequence[AdapterDeltas]) -> dict[str, TensorSpec]:
 def _base_label(model: Any) -> str:
     base = model.get_base_model()
     return getattr(getattr(base, "config", None), "_name_or_path", "") or type(base).__name__
-
-
-def _report(
-    request: Request, experts: Sequence[Expert], base: str, tensors: Sequence[TensorReport], start: float
-) -> MergeReport:
-    method = request.method
-    return MergeReport(
-        method=method.name,
-        title=method.shown_title,
-        paper=method.paper,
-        notice=method.reconstruction,
-        roles=request.roles,
-        sources=tuple(expert.label for expert in experts),
-        weights=request.weights,
-        base=base,
-        parameters=dict(request.parameters),
-        seed=request.seed,
-        device=str(request.device),
-        tensors=tuple(tensors),
-        output={},
-        versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
-        seconds=time.perf_counter() - start,
-        orthogonal=method.matrix_only,
-    )
-
-
-def _names(dtypes: Iterable[torch.dtype]) -> str:
-    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-
-
-def _warn(report: MergeReport, notes: Sequence[str] = ()) -> None:
-    """Say what a careful user should know, before anything is changed: warnings may be errors to them."""
-    report.warnings = [*notes, *report.find_warnings()]
-    for warning in report.warnings:
-        warnings.warn(warning, MergeWarning, stacklevel=6)
-
-
-def _leave(model: Any, report: MergeReport, start: float) -> Any:
-    report.seconds = time.perf_counter() - start
-    adapter = report.output.get("adapter")
-    report.fingerprint = fingerprint(model, adapter)
-    if adapter is not None:
-        model.merged_adapters = {**vars(model).get("merged_adapters", {}), adapter: report}
-    model.merge_report = report
-    return model

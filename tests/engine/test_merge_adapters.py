@@ -216,7 +216,9 @@ def test_whole_modules_and_dora_beside_lora() -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("boom"), KeyboardInterrupt()])
-def test_a_failure_while_writing_changes_nothing(monkeypatch, failure: BaseException) -> None:
+@pytest.mark.parametrize("place", ["writing", "reporting"])
+def test_a_failure_while_writing_changes_nothing(monkeypatch, failure: BaseException, place: str) -> None:
+    from hf_merge3h.engine import live_report
     from hf_merge3h.models.adapters import write
 
     model = three_adapters(llama())
@@ -229,7 +231,7 @@ def test_a_failure_while_writing_changes_nothing(monkeypatch, failure: BaseExcep
     def fail(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(write, "_fill_layer", fail)
+    monkeypatch.setattr(*((write, "_fill_layer") if place == "writing" else (live_report, "fingerprint")), fail)
     with pytest.raises(type(failure)):
         model.merge_3h(list(ROLES), method="linear", adapter_name="merged", overwrite=True, progress=False)
     assert same(before, state(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ def write_adapter(
     sources: Sequence[AdapterDeltas],
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    then: Callable[[], None] | None = None,
 ) -> None:
     """Make a LoRA adapter whose effective delta is the one given, and activate it; all or nothing.
 
@@ -49,6 +50,7 @@ def write_adapter(
         sources: the adapters that were merged, for what their configs record.
         dtype: of the factors; None for the widest of the sources'.
         overwrite: replace an adapter of this name.
+        then: what belongs to it: if it fails (or Ctrl-C comes), the model and its attributes go back too.
 
     Raises:
         RequestError: the name is taken or cannot be one, or a delta has no place in an adapter (all are listed).
@@ -73,6 +75,8 @@ def write_adapter(
         _fill(PeftTree.of(peft_model.get_base_model()), adapter_name, layout, dtype)
         peft_model.set_adapter(adapter_name, inference_mode=True)
         restore_gradients(gradients)
+        if then is not None:
+            then()
 
 
 def check_writable(peft_model: Any, adapter_name: str, *, overwrite: bool) -> None:

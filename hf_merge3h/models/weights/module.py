@@ -91,7 +91,9 @@ class LiveModule:
             return None
         return embedding.weight.shape[0] if isinstance(embedding, nn.Embedding) else None
 
-    def commit(self, merged: dict[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
+    def commit(
+        self, merged: dict[str, Tensor], *, dtype: torch.dtype | None = None, then: Callable[[], None] | None = None
+    ) -> None:
         """Replace weights in place, all or none; Parameter objects, ties, devices and requires_grad stay.
 
         The tensors become the model's own where they can: hand over fresh ones. The dict is emptied on the way, so
@@ -101,6 +103,7 @@ class LiveModule:
             merged: new contents by name on disk, in the shapes of `specs`; what is left out stays as it is.
             dtype: what the whole model (parameters and persistent floating-point buffers) is converted to; None
                 keeps the dtype of each.
+            then: what belongs to it: if it fails (or Ctrl-C comes), the weights and the model's attributes go back too.
 
         Raises:
             RequestError: a name or shape is not the model's. Nothing has been changed then, or after any other error.
@@ -116,7 +119,7 @@ class LiveModule:
             for name, tensor in self._new_memory(group, merged, dtype).items():
                 old = self._tensors[name]
                 replacements[name] = _fresh(tensor, old, dtype if old.is_floating_point() else None, own)
-        self._swap(replacements)
+        self._swap(replacements, then)
 
     def _all_specs(self) -> dict[str, TensorSpec]:
         found = {}
@@ -143,7 +146,7 @@ class LiveModule:
             given = {name: tensor.to(target) for name, tensor in given.items()}
         return self.names.to_memory(group, {**kept, **given})
 
-    def _swap(self, replacements: Mapping[str, Tensor]) -> None:
+    def _swap(self, replacements: Mapping[str, Tensor], then: Callable[[], None] | None) -> None:
         """Put new contents into the Parameter and buffer objects, every one that shares the replaced memory."""
         holders: dict[str, dict[int, Tensor]] = {name: {} for name in replacements}
         objects: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
@@ -152,7 +155,7 @@ class LiveModule:
             kept = self.held.aliases.get(name, name)
             if kept in holders:
                 holders[kept][id(tensor)] = tensor
-        undo: list[Callable[[], None]] = []
+        undo: list[Callable[[], None]] = [_attributes(self.model)]
         try:
             for name, new in replacements.items():
                 for holder in holders[name].values():
@@ -160,6 +163,8 @@ class LiveModule:
                     if holder.grad is not None and holder.dtype != new.dtype:
                         holder.grad = None  # a gradient has the dtype of its parameter
                     _replace(holder, new)
+            if then is not None:
+                then()
         except BaseException:  # Ctrl-C too
             _roll_back(undo)
             raise
@@ -176,6 +181,16 @@ def _roll_back(undo: list[Callable[[], None]]) -> None:
 
 def _replace(holder: Tensor, new: Tensor) -> None:
     holder.data = new
+
+
+def _attributes(model: nn.Module) -> Callable[[], None]:
+    attributes = vars(model).copy()
+
+    def restore() -> None:
+        vars(model).clear()
+        vars(model).update(attributes)
+
+    return restore
 
 
 def _restorer(holder: Tensor) -> Callable[[], None]:
