@@ -118,7 +118,8 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
     """What the templates print."""
     evaluation = facts.evaluation
     local = [each for each in facts.parents if each.hub_id is None]
-    measured = {str(each["dimension"]) for each in (evaluation or {}).get("datasets", ())}
+    datasets = (evaluation or {}).get("datasets", ())
+    measured = {str(each["h"]) for each in datasets}
     return {
         "facts": facts,
         "name": name,
@@ -130,6 +131,7 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
         "evaluation": evaluation,
         "worse": list(regressions(evaluation)) if evaluation else [],
         "comparisons": sum(len(each["paired"]) for each in evaluation["datasets"]) if evaluation else 0,
+        "fewest": min((each["n"] for each in datasets), default=0),
         "values": tables.values(evaluation) if evaluation else "",
         "differences": tables.differences(evaluation) if evaluation else "",
         "missing": listed([each for each in H_NAMES if each not in measured]),
@@ -211,6 +213,7 @@ def _environment() -> jinja2.Environment:
         place=_place,
         dataset=tables.dataset_name,
         change=tables.change,
+        figure=tables.figure_name,
         papers=_papers,
         capitalize_first=lambda text: str(text)[:1].upper() + str(text)[1:],
         words=lambda text: str(text).replace("_", " "),

@@ -68,10 +68,10 @@ def model_index(facts: Facts, name: str) -> list[dict[str, Any]] | None:
         results.append(
             EvalResult(
                 task_type=_pipeline_tag(facts) or "text-generation",
-                dataset_type=one_line(each["dataset_id"], 100),
+                dataset_type=one_line(each["dataset_id"] if is_hub_id(each["dataset_id"]) else each["dataset"], 100),
                 dataset_name=one_line(each.get("title") or each["dataset"], 100),
                 dataset_split=_text(each.get("split")),
-                dataset_revision=_text(each.get("dataset_revision")),
+                dataset_revision=_commit(each.get("dataset_revision")),
                 metric_type=one_line(each["metric"], 60),
                 metric_name=one_line(f"{each['metric']} ({each['key']}, {each['direction']} is better)", 100),
                 metric_value=round(float(merged["value"]), 6),
@@ -100,7 +100,7 @@ def eval_results(facts: Facts) -> dict[str, list[dict[str, Any]]]:
             dataset_id=each["dataset_id"],
             task_id=task,
             value=round(100 * float(merged["value"]), 4),
-            dataset_revision=_text(each.get("dataset_revision")),
+            dataset_revision=_commit(each.get("dataset_revision")),
             date=_text(evaluation.get("date")),
             notes=one_line(f"{each['metric']} ({each['key']}), n={each['n']}, suite {evaluation['suite']}"),
         )
@@ -110,6 +110,11 @@ def eval_results(facts: Facts) -> dict[str, list[dict[str, Any]]]:
 
 def _text(value: Any) -> str | None:
     return None if value in (None, "", NOT_RECORDED) else one_line(value, 100)
+
+
+def _commit(value: Any) -> str | None:
+    """A commit of the Hub; the version of a package that held a sample is none."""
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40}", value) else None
 
 
 def _finite(value: Any) -> bool:

@@ -95,7 +95,7 @@ def values(evaluation: Mapping[str, Any]) -> Markdown:
     for each in sorted(evaluation["datasets"], key=lambda each: id(each) not in worse):
         arrow = "↑" if each["direction"] == "higher" else "↓"
         cells = [_value(each["values"].get(name), bold=name == merged) for name in names]
-        rows.append((each["h"], dataset_name(each), f"{each['metric']} {arrow}", number(each["n"]), *cells))
+        rows.append((each["h"], dataset_name(each), f"{figure_name(each)} {arrow}", number(each["n"]), *cells))
     experts = evaluation["experts"]
     heads = ["merged", *(["base"] if base else []), *(_expert(name, experts) for name in names[1 + bool(base) :])]
     return table(("H", "data set", "metric", "n", *heads), rows, left=3)
@@ -124,6 +124,12 @@ def _interval(found: Mapping[str, Any], *, signed: bool) -> str:
 def dataset_name(dataset: Mapping[str, Any]) -> str:
     """What a reader calls a data set."""
     return one_line(dataset.get("title") or dataset["dataset"], 60)
+
+
+def figure_name(dataset: Mapping[str, Any]) -> str:
+    """The metric, and which of its figures, without saying one of them twice."""
+    metric, key = one_line(dataset["metric"], 60), one_line(dataset["key"], 60)
+    return key if key.endswith(metric) else metric if metric.endswith(key) else f"{metric}: {key}"
 
 
 def change(pair: Mapping[str, Any]) -> Markdown:

@@ -50,6 +50,23 @@ def test_regressions_come_first():
     assert "No data set of this evaluation measures honesty and harmlessness" in results
 
 
+def test_what_an_evaluation_really_looks_like():
+    """Dimensions are finer than the H, dates have a time, samples come from packages, and are small."""
+    made = dataset(
+        "safe_lookalikes", dataset_id="safe_lookalikes.jsonl", dataset_revision="0.3.3", dimension="over_refusal",
+        h="harmlessness", metric="refusal_rate", key="over_refusal_rate", direction="lower", n=12, paired=[],
+    )  # fmt: skip
+    text = _card(content(evaluation=evaluation(datasets=[made], date="2026-11-26T17:37:15+00:00")))
+    assert "No data set of this evaluation measures helpfulness and honesty." in text
+    assert "Suite `quick`, 2026-11-26. Judge" in text
+    assert "| over\\_refusal\\_rate ↓ | 12 |" in text
+    assert "nothing got worse beyond chance, on as few as 12 questions each" in text
+    told = _front(text)["model-index"][0]["results"][0]["dataset"]
+    assert told == {"name": "safe_lookalikes", "type": "safe_lookalikes", "split": "test"}
+    large = evaluation(datasets=[dataset(paired=[])])
+    assert "as few as" not in _card(content(evaluation=large))
+
+
 def test_values_that_all_agree_have_no_interval():
     made = dataset(title="GSM8K problems")
     made["values"]["merged"].update(value=1.0, low=None, high=None)
