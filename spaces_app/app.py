@@ -29,6 +29,8 @@ from layout import layout
 from theme import CSS, theme
 from wiring import wire
 
+#: Seconds in which the first visitor's page has the processor for itself.
+_BREATH = 5.0
 #: The whole API, for programs and for MCP clients.
 API = (machines.list_methods, machines.plan_merge, machines.explain_manifest)
 
@@ -62,14 +64,20 @@ def build() -> gr.Blocks:
 
 
 def launch(blocks: gr.Blocks, **options: object) -> tuple[object, str, str]:
-    """Serve the page."""
+    """Serve the page; what a first merge and answer need is loaded once the page had its time to appear."""
     actions.load()
-    threading.Thread(target=actions.warm, daemon=True).start()
-    return blocks.launch(
+    served = blocks.launch(
         theme=theme(), css=CSS, mcp_server=True, max_file_size="1mb", run_history=False, ssr_mode=False,
-        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(OnlyTheApi)]}, **options,
+        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(OnlyTheApi)]},
+        prevent_thread_lock=True, **options,
     )  # fmt: skip
+    waiting = threading.Timer(_BREATH, actions.warm)
+    waiting.daemon = True
+    waiting.start()
+    return served
 
 
 if __name__ == "__main__":
-    launch(build())
+    page = build()
+    launch(page)
+    page.block_thread()
