@@ -120,6 +120,11 @@ def test_a_merge_leaves_model_recipe_and_manifest_without_this_machines_paths(ma
     assert set(made.roles) == {"helpfulness", "honesty", "harmlessness"}
 
 
+def test_what_is_downloaded_is_what_it_says(made):
+    found = hf_merge3h.verify(made.folder, again=False)
+    assert (found.outcome, found.findings) == ("hashes match", ())
+
+
 def test_progress_is_the_engines_and_a_cancelled_merge_leaves_nothing(visit, teller):
     teller.last = 0.3
     with pytest.raises(CancelledError):
