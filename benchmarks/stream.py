@@ -3,9 +3,9 @@
 Synthetic bf16 Llama checkpoints (a base and three experts close to it) of about so many billion parameters, warm cache.
 The floor reads all inputs once and writes the output once, in blocks of 16 MiB. Each merge is a process of its own:
 "wall" is its time less that of a bare `import torch`, as a multiple of the floor's; "CPU" the same of user and system
-time, which other work on the machine disturbs less; "MB" the peak of its anonymous memory (RssAnon, sampled). Without
-`--plain` each merge runs twice, without diagnostics and hashes, and with both. The floor is taken anew before every
-method, and the best of all counts, as the best of `--repeat` runs of a merge does.
+time, which other work on the machine disturbs less; "MB" the peak of its anonymous memory with its workers' (sampled).
+Without `--plain` each merge runs twice, without diagnostics and hashes, and with both. The floor is taken anew before
+every method, and the best of all counts, as the best of `--repeat` runs of a merge does.
 """
 
 import argparse
@@ -94,11 +94,14 @@ def floor(files, out):
 
 
 def anonymous(pid):
+    """Anonymous memory of a process and its children, what they share counted once."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+    own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon")), 0)
+    return own + sum(anonymous(child) for child in children)
 
 
 def timed(command):
@@ -155,11 +158,16 @@ class Table:
         files = self.files(method)
         self.floors.setdefault(len(files), []).append(floor(files, self.place / "floor"))
         command = [sys.executable, "-m", "hf_merge3h.cli", "merge", str(recipe(self.place, method))]
-        command += [str(self.place / "out"), "--overwrite", "--quiet", "--device", "cpu"]
-        runs = [[timed([*command, *mode]) for _ in range(self.repeat)] for mode in self.modes]
+        command += [str(self.place / "out"), "--quiet", "--device", "cpu"]
+        runs = [[self.merged([*command, *mode]) for _ in range(self.repeat)] for mode in self.modes]
         self.rows[method] = [best(each) for each in runs]
         shown = ", ".join(f"{wall:.2f} s ({used:.2f} s CPU)" for wall, used, _ in self.rows[method])
         print(f"{method:<16} {shown}", flush=True)
+
+    def merged(self, command):
+        """A merge into a folder that is not there: to remove the last one takes as long as writing it does."""
+        shutil.rmtree(self.place / "out", ignore_errors=True)
+        return timed(command)
 
     def multiples(self, method, wall, used):
         floors = self.floors[len(self.files(method))]

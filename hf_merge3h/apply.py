@@ -118,7 +118,10 @@ def parts_of(
     spectral: bool,
 ) -> Parts | None:
     """How to merge one dense tensor part by part, with the bits of `merge_stack`; None where it must be whole."""
-    if method.elementwise or (method.matrix_only and not spectral) or 0 in shape:
+    averaged = method.matrix_only and not spectral
+    if method.parts is not None and not averaged and 0 not in shape:
+        return method.parts(parameters, weights, supplied, tuple(shape))
+    if method.elementwise or averaged or 0 in shape:
 
         def merge(start: int, part: Tensor) -> Tensor:
             merged = merge_stack(method, part, weights, parameters, supplied, spectral=spectral)
@@ -126,7 +129,7 @@ def parts_of(
             return merged
 
         return Elementwise(merge)
-    return None if method.parts is None else method.parts(parameters, weights, supplied, tuple(shape))
+    return None
 
 
 def call_directly(method: Method, vectors: Any, weights: Any, options: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import RequestError
 from ..linalg.compress import balance, balance_each, compress
 from ..linalg.low_rank import LowRank, norms
+from ..linalg.precision import all_finite
 from ..models.types import TensorSpec
 from .plan import Group
 from .run import BaseReader, Stored
@@ -79,7 +80,7 @@ def refuse_overflow(name: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
         RequestError: it has numbers that do not fit.
     """
     rounded = exact.to(dtype)
-    if not bool(torch.isfinite(rounded.sum(dtype=torch.float32))) and not bool(torch.isfinite(rounded).all()):
+    if not all_finite(rounded):
         raise _overflow(name, rounded.dtype, exact)
     return rounded
 
@@ -118,7 +119,7 @@ class AdapterSink:
             if name in self.whole or delta.ndim < 2:
                 exact = delta.dense() if isinstance(delta, LowRank) else delta
                 rounded = exact.to(self.dtype).to(torch.float32)
-                if not bool(torch.isfinite(rounded).all()):
+                if not all_finite(rounded):
                     raise _overflow(name, self.dtype, exact)
                 self.deltas[name] = rounded
                 errors.append(torch.linalg.vector_norm(rounded - exact))

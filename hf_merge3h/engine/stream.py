@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ from .plan import Group, Plan
 from .run import BaseReader, Run, Stored
 from .sinks import add_and_round
 from .stream_plan import Progress, Step, StreamPlan, Tell
-from .walk import Pool, walk_of
+from .walk import Walk, walk_of
+from .workers import Crew, Pool
 
 _MARGIN = 1 << 24  # bytes of config, tokenizer, manifest and the file system's own
 _PIECE = 1 << 22  # entries of a copied tensor at a time
@@ -81,32 +83,39 @@ class StreamRun:
         order = [name for shard in shards for name in shard.tensors]
         spans = [list(steps[name].spans()) if name in steps else [] for name in order]
         files = {path for model in self.plan.models for path in model.checkpoint.files} if self.measure else set()
-        reports: list[TensorReport] = []
-        pool, writer = Pool(), ShardWriter(self.folder, shards, hashes=self.measure)
-        ahead = ReadAhead(spans, sorted(files))
+        reports: dict[str, list[TensorReport]] = {}
+        writer = ShardWriter(self.folder, shards, hashes=self.measure)
+
+        def work(name: str, pool: Pool) -> list[TensorReport]:
+            if name in steps:
+                return self._step(steps[name], pool, writer)
+            writer.write(name, self.plan.constants[name])
+            return []
+
         try:
             with _one_thread(self.plan.device), torch.no_grad():
                 self._prepare()
-                for number, name in enumerate(order, start=1):
-                    if name in steps:
-                        reports += self._step(steps[name], pool, writer)
-                    else:
-                        writer.write(name, self.plan.constants[name])
-                    ahead.advance(number)
-                    self._tell(name, steps)
-            outputs, inputs = writer.close(), ahead.hashes()
+                forked = all(self._in_parts(step) for step in self.plan.steps)
+                entries = sum(math.prod(step.spec.shape) for step in self.plan.steps)
+                with Crew(order, work, entries, forked=forked) as crew, ReadAhead(spans, sorted(files)) as ahead:
+                    for number, (name, found) in enumerate(crew, start=1):
+                        reports[name] = found
+                        writer.finished(name)
+                        ahead.advance(number)
+                        self._tell(name, steps)
+                    outputs, inputs = writer.close(), ahead.hashes()
         except BaseException:
             writer.abort()
             raise
         finally:
-            ahead.stop()
-            pool.close()
             for model in self.plan.models:
                 model.checkpoint.close()
         write_side_files(self.plan, self.folder)
         seconds = time.perf_counter() - self._started
-        outputs = {**hash_files(each for each in self.folder.iterdir() if each.name not in outputs), **outputs}
-        manifest = make_manifest(self.plan, reports, inputs, outputs, measured=self.measure, seconds=seconds)
+        if self.measure:
+            outputs |= hash_files(each for each in self.folder.iterdir() if each.name not in outputs)
+        in_order = [report for name in order for report in reports[name]]
+        manifest = make_manifest(self.plan, in_order, inputs, outputs, measured=self.measure, seconds=seconds)
         return finish(self.folder, manifest, self.card)
 
     def _tell(self, name: str, steps: Mapping[str, Step]) -> None:
@@ -141,12 +150,21 @@ class StreamRun:
         if step.request is None or step.group is None:
             _copy(step, pool, writer)
             return []
-        run, statistics = self._run(step, writer), self._statistics.get(step.setting)
-        walk = walk_of(step, run.supplied(step.group, statistics, None), self.measure)
+        walk = self._walk(step)
         if walk is not None:
             report = walk(pool, writer)
             return [] if report is None else [report]
-        return run.merge(step.group, statistics)
+        return self._run(step, writer).merge(step.group, self._statistics.get(step.setting))
+
+    def _walk(self, step: Step) -> Walk | None:
+        """The step in parts; None where it must be whole."""
+        assert step.group is not None
+        supplied = self._run(step, None).supplied(step.group, self._statistics.get(step.setting), None)
+        return walk_of(step, supplied, self.measure)
+
+    def _in_parts(self, step: Step) -> bool:
+        """Whether one core is enough for it, and a little memory: all but methods that need a tensor as a whole."""
+        return step.request is None or step.group is None or self._walk(step) is not None
 
     def _run(self, step: Step, writer: ShardWriter | None) -> Run:
         """The engine's own run, over this one tensor."""

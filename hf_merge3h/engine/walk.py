@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..apply import parts_of
 from ..linalg.blocks import block_of
+from ..linalg.precision import all_finite
 from ..models.weights.writer import ShardWriter
 from ..registry import Parts
 from . import diagnostics
 from .measures import TensorReport
 from .sinks import refuse_overflow
 from .stream_plan import Step
+from .workers import Pool
 
-PIECE = 1 << 19  # entries that one thread works through at a time, block by block
+PIECE = 1 << 19  # entries that one worker goes through at a time, block by block
 _SAMPLE = 8  # one in so many entries is asked for the sign conflict
-
-Result = TypeVar("Result")
-
-
-class Pool:
-    """Maps over pieces by a few threads, results in order, only so many at a time."""
-
-    def __init__(self) -> None:
-        self._workers = min(8, os.cpu_count() or 1)
-        self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="merge")
-
-    def map(self, function: Callable[[int], Result], starts: range) -> Iterator[Result]:
-        """The function at each start, in order."""
-        if len(starts) < 2:
-            yield from map(function, starts)
-            return
-        waiting: collections.deque[Future[Result]] = collections.deque()
-        try:
-            for start in starts:
-                waiting.append(self._executor.submit(function, start))
-                if len(waiting) > 2 * self._workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def close(self) -> None:
-        """End the threads."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
@@ -119,41 +87,50 @@ class Walk:
     def _blocks(self, start: int, stride: int = 1) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         """Where each block of a piece begins, its vectors [task, 1, entries] and the base's entries, float32.
 
-        Both are overwritten with the next block.
+        Both are overwritten with the next block. Views are made for whole pieces: one costs as much as some thousand
+        entries do.
         """
-        total, longest = len(self._flat[0]), self._block
-        stack = torch.empty(len(self._flat), 1, min(longest, total))
-        origin = None if self._base is None else torch.empty(stack.shape[-1])
-        for left in range(start, min(start + self._piece * stride, total), longest * stride):
-            chosen = slice(left, left + longest * stride, stride)
-            size = len(range(*chosen.indices(total)))
-            vectors, base = stack[..., :size], None
-            if origin is not None and self._base is not None:
-                base = origin[:size].copy_(self._base[chosen])
-            for row, tensor in zip(vectors, self._flat, strict=True):
-                row[0].copy_(tensor[chosen])
-                if base is not None and not self._in_weights:
-                    row[0].sub_(base)
-            yield left, vectors, base
+        piece = slice(start, min(start + self._piece * stride, len(self._flat[0])), stride)
+        parts = [flat[piece].split(self._block) for flat in self._flat]
+        bases = None if self._base is None else self._base[piece].split(self._block)
+        longest = len(parts[0][0])
+        stack = torch.empty(len(parts), 1, longest)
+        origin = None if bases is None else torch.empty(longest)
+        for number, block in enumerate(zip(*parts, strict=True)):
+            size = len(block[0])
+            if size < longest:
+                stack, origin = stack[..., :size], None if origin is None else origin[:size]
+            if number == 0 or size < longest:
+                rows = stack[:, 0].unbind()
+            for row, part in zip(rows, block, strict=True):
+                row.copy_(part)
+            if bases is not None and origin is not None:
+                origin.copy_(bases[number])
+                if not self._in_weights:
+                    stack.sub_(origin)
+            yield start + number * self._block * stride, stack, origin
 
     def _look(self, stride: int, start: int) -> list[Any]:
         return [self.parts.look(left, vectors) for left, vectors, _ in self._blocks(start, stride)]
 
     def _merge(self, start: int) -> tuple[Tensor, Sums]:
         """One piece of the output in its storage dtype, and what was measured on the way."""
-        sums, check = Sums(), 0.0
+        sums, fits, check = Sums(), True, 0.0
         rounded = torch.empty(min(self._piece, len(self._flat[0]) - start), dtype=self.step.spec.dtype)
-        for left, vectors, base in self._blocks(start):
+        places = rounded.split(self._block)
+        for place, (left, vectors, base) in zip(places, self._blocks(start), strict=True):
             # A sum is finite only if every number is, or it overflows, which `_refuse` then acquits: one cheap pass.
-            check += float(vectors.sum()) + (0.0 if base is None else float(base.sum()))
+            check += float(vectors.sum())
+            if base is not None and self._in_weights:
+                check += float(base.sum())
             merged = self.parts.merge(left, vectors)[0]
-            place = rounded[left - start : left - start + len(merged)]
             place.copy_(self._exact(merged, base))
+            fits &= all_finite(place)
             if self.measure and base is not None:
                 sums.add(self._measured(vectors, merged, base, place))
         if not math.isfinite(check):
             self._refuse()
-        if not math.isfinite(float(rounded.sum(dtype=torch.float32))):
+        if not fits:
             self._refuse_overflow(start)
         return rounded, sums
 
@@ -177,7 +154,7 @@ class Walk:
         return Sums((rows @ rows.mT).double(), lost, int((up | down).sum()), int((up & down).sum()))
 
     def _refuse(self) -> None:
-        """Find the first number that is not finite, in the whole tensors; a sum may also have overflowed."""
+        """Name the first number that is not finite, of the whole tensors; a sum may also have overflowed."""
         labels = [each.label for each in self.step.inputs]
         for label, flat in zip(labels, self._flat, strict=True):
             tensor = flat.float().reshape(1, 1, *self.step.spec.shape)
@@ -187,7 +164,7 @@ class Walk:
             diagnostics.refuse_non_finite(tensor, [self.step.job.name], [self.step.base[0].label])
 
     def _refuse_overflow(self, start: int) -> None:
-        """Find what does not fit into the output's dtype; the sum alone may also have overflowed."""
+        """Name what does not fit into the output's dtype."""
         for left, vectors, base in self._blocks(start):
             refuse_overflow(
                 self.step.job.name, self._exact(self.parts.merge(left, vectors)[0], base), self.step.spec.dtype

@@ -134,6 +134,31 @@ def greater(stack: Float[Tensor, "batch *shape"], bound: Tensor) -> Float[Tensor
     return stack.abs().gt_(spread(bound, stack)).mul_(stack).add_(0.0)  # a zero of either sign becomes +0
 
 
+def below(threshold: float) -> float:
+    """The float32 next to a threshold on the side of 0: what is greater reaches the threshold.
+
+    >>> below(1.0)
+    0.9999999403953552
+    """
+    return float(np.nextafter(np.float32(threshold), np.float32(0)))
+
+
+def greater_each(vectors: Float[Tensor, "task *shape"], bounds: Sequence[float | None]) -> Float[Tensor, "task *shape"]:
+    """`greater` with a bound for each task, on the CPU, where a stack is made without a copy; None keeps all.
+
+    >>> greater_each(torch.tensor([[1.0, -2.0], [1.0, -2.0]]), [1.5, None])
+    tensor([[ 0., -2.],
+            [ 1., -2.]])
+    """
+    result = torch.empty_like(vectors)
+    for row, kept, bound in zip(vectors.unbind(), result.unbind(), bounds, strict=True):
+        if bound is None:
+            kept.copy_(row)
+        else:
+            torch.hardshrink(row, bound, out=kept)
+    return result
+
+
 def between(stack: Float[Tensor, "batch *shape"], least: Tensor, most: Tensor) -> Float[Tensor, "batch *shape"]:
     """The entries whose magnitude is at least `least` and at most `most`; zeros elsewhere.
 

@@ -7,6 +7,7 @@ divided by a Python number: CUDA multiplies by its reciprocal, the CPU divides.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -45,9 +46,11 @@ def weighted_sum(vectors: Float[Tensor, "task *shape"], weights: Float[Tensor, "
     >>> weighted_sum(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, -1.0]))
     tensor([-2., -2.])
     """
-    total = vectors[0] * weights[0]
-    for vector, weight in zip(vectors[1:], weights[1:], strict=True):
-        total += vector * weight
+    # `unbind` once: to iterate over a tensor costs a call of Python and a check for each row.
+    (first, *vectors_left), (factor, *factors_left) = vectors.unbind(), weights.unbind()
+    total = first * factor
+    for vector, factor in zip(vectors_left, factors_left, strict=True):
+        total += vector * factor
     return total
 
 
@@ -69,10 +72,8 @@ def weighted_cat(vectors: Sequence[LowRank], factors: Float[Tensor, "task"] | Fl
 
 def in_order(values: Float[Tensor, "task *batch"]) -> Float[Tensor, "*batch"]:
     """sum_t v_t of small tensors, tasks in order."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
+    first, *rest = values.unbind()
+    return functools.reduce(torch.add, rest, first)
 
 
 def shares(weights: Float[Tensor, "task"]) -> Float[Tensor, "task"]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..linalg.low_rank import LowRank
 from ..linalg.weighted import weighted_cat, weighted_sum
-from ..registry import Range, method
+from ..passes import Elementwise
+from ..registry import Parts, Range, method
 from .common import check_sum, linear_factors
 
 Scale = Annotated[float, Range(low_open=True, high_open=True)]
@@ -20,6 +22,14 @@ def merge_linearly(
 ) -> Float[Tensor, "batch *shape"]:
     """scale * sum_t w_t D_t, the w_t divided by their sum if asked."""
     return weighted_sum(vectors, linear_factors(weights, scale, normalize))
+
+
+def linear_parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts:
+    """A weighted sum, whose factors are worked out once for all parts."""
+    factors = linear_factors(weights, parameters.get("scale", 1.0), parameters.get("normalize", False))
+    return Elementwise(lambda start, part: weighted_sum(part, factors))
 
 
 def _task_arithmetic_low_rank(
@@ -34,6 +44,7 @@ def _task_arithmetic_low_rank(
     paper="arXiv:2212.04089",
     family="linear",
     elementwise=True,
+    parts=linear_parts,
     low_rank=_task_arithmetic_low_rank,
     check=check_sum,
 )

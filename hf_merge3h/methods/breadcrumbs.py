@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election
-from ..linalg.sparsify import at_least, between, keep_middle, window
+from ..linalg.sparsify import below, greater_each, keep_middle, window
 from ..passes import Elementwise, Searched
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
@@ -47,9 +47,14 @@ def _parts(
         ranks = [_ranks(share, top, n) for share, top in zip(shares, tops, strict=True)]
 
         def after(found: list[list[float]]) -> Parts:
+            # Of each expert the least magnitude, and the greatest where outliers are cut; at density 1 all stays.
+            least = [below(row[0]) if row else None for row in found]
+            most = [row[1] if len(row) > 1 else math.inf for row in found]
+            cut = any(bound < math.inf for bound in most)
+
             def finish(start: int, part: Tensor) -> Tensor:
-                cut = [_cut(own, row) for own, row in zip(part, found, strict=True)]
-                return merge(torch.stack(cut), weights, **rest)
+                kept = greater_each(part, least)
+                return merge(kept.sub_(greater_each(kept, most)) if cut else kept, weights, **rest)
 
             return Elementwise(finish)
 
@@ -64,13 +69,6 @@ def _ranks(share: float, top: float, n: int) -> tuple[int, ...]:
     if share >= 1:
         return ()
     return (outliers + kept, outliers + 1) if outliers else (outliers + kept,)
-
-
-def _cut(part: Float[Tensor, "1 entries"], found: list[float]) -> Float[Tensor, "1 entries"]:
-    least, *most = (part.new_tensor([bound]) for bound in found) if found else (None,)
-    if least is None:
-        return part
-    return between(part, least, most[0]) if most else at_least(part, least)
 
 
 @method(

@@ -14,6 +14,7 @@ from ..errors import bad
 from ..linalg.low_rank import LowRank
 from ..linalg.weighted import weighted_cat, weighted_sum
 from ..registry import method
+from .arithmetic import linear_parts
 from .common import check_sum, linear_factors
 
 
@@ -68,6 +69,7 @@ def _linear_low_rank(vectors: tuple[LowRank, ...], weights: Float[Tensor, "task"
     paper="arXiv:2203.05482",
     family="linear",
     elementwise=True,
+    parts=linear_parts,
     aliases=("weight_average",),
     space="weight",
     delta_form=_keeps_the_base,
@@ -107,6 +109,7 @@ def linear(
     paper="arXiv:2306.04488",
     family="linear",
     elementwise=True,
+    parts=linear_parts,
     space="weight",
     delta_form=True,
     low_rank=weighted_cat,

@@ -23,8 +23,15 @@ from .arithmetic import Scale
 
 def _variance(vectors: Float[Tensor, "task batch *shape"]) -> Float[Tensor, "batch *shape"]:
     """T times the variance of each entry over the experts."""
-    shifted = vectors - vectors[0]  # so that equal entries vary by exactly nothing, not by the rounding of their mean
-    return in_order((shifted - in_order(shifted) * (1.0 / len(vectors))).square_())
+    first, others = vectors[0], vectors[1:]
+    if not len(others):
+        return torch.zeros_like(first)
+    shifted = others - first  # so that equal entries vary by exactly nothing, not by the rounding of their mean
+    mean = in_order(shifted) * (1.0 / len(vectors))
+    total = mean.square()  # of the first, whose distance to itself is 0
+    for square in shifted.sub_(mean).square_().unbind():
+        total += square
+    return total
 
 
 def _chosen(vectors: Float[Tensor, "task batch *shape"], bound: Tensor | None) -> Float[Tensor, "task batch *shape"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election, agreeing_sum, elect, weigh
-from ..linalg.sparsify import at_least, bin_of_rank, count_of, from_bits, keep_largest, magnitude_histogram
+from ..linalg.sparsify import (
+    at_least,
+    below,
+    bin_of_rank,
+    count_of,
+    from_bits,
+    greater_each,
+    keep_largest,
+    magnitude_histogram,
+)
 from ..linalg.weighted import in_blocks
 from ..passes import Elementwise, Searched
 from ..registry import Accumulator, Parts, PerExpert, Range, method
@@ -33,11 +42,15 @@ def merge_agreeing(
     """TIES after the trimming: elect a sign for each entry, average what agrees, scale."""
 
     def merge(part: Tensor) -> Tensor:
-        terms = weigh(part, weights)
-        total = agreeing_sum(terms, weights, elect(terms, election), normalize=normalize)
-        return total if scale == 1 else total * scale
+        return _agree(weigh(part, weights), weights, scale, normalize, election)
 
     return in_blocks(merge, vectors)
+
+
+def _agree(terms: Tensor, weights: Tensor, scale: float, normalize: bool, election: Election) -> Tensor:
+    """The same of terms w_t x_t, which are overwritten."""
+    total = agreeing_sum(terms, weights, elect(terms, election), normalize=normalize)
+    return total if scale == 1 else total * scale
 
 
 def trim(
@@ -111,17 +124,17 @@ def _parts(
     """TIES on one tensor part by part, with the thresholds of the whole tensor."""
     rest = {name: parameters[name] for name in ("scale", "normalize", "election")}
 
-    def after(thresholds: tuple[float, ...] | None) -> Parts:
-        def merge(start: int, part: Tensor) -> Tensor:
-            return merge_agreeing(part if thresholds is None else trim(part, 1.0, thresholds), weights, **rest)
-
-        return Elementwise(merge)
+    def after(thresholds: Sequence[float] | None) -> Parts:
+        if thresholds is None:
+            return Elementwise(lambda start, part: merge_agreeing(part, weights, **rest))
+        bounds, shaped = [below(threshold) for threshold in thresholds], weights.reshape(-1, 1, 1)
+        return Elementwise(lambda start, part: _agree(greater_each(part, bounds).mul_(shaped), weights, **rest))
 
     density, n = per_expert(parameters["density"], len(weights)), math.prod(shape)
     if supplied.get("statistics") is not None or min(density) >= 1:
         return after(supplied.get("statistics"))
     search = StreamedRanks([(count_of(share, n),) for share in density], n)
-    return Searched(search, lambda found: after(tuple(row[0] for row in found)))
+    return Searched(search, lambda found: after([row[0] for row in found]))
 
 
 @method(

@@ -29,7 +29,7 @@ def test_the_divisor_is_the_weight_of_those_who_agree():
     weights = torch.tensor([1.0, 3.0, 5.0])
     terms = weigh(torch.tensor([[[4.0]], [[8.0]], [[-1.0]]]), weights)
     positive = elect(terms, "sum")
-    assert agreeing_sum(terms, weights, positive, normalize=True).item() == (4 + 24) / 4
+    assert agreeing_sum(terms.clone(), weights, positive, normalize=True).item() == (4 + 24) / 4
     assert agreeing_sum(terms, weights, positive, normalize=False).item() == 28
 
 

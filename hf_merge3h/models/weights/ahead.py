@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ...errors import SourceError
 
@@ -31,7 +31,7 @@ class ReadAhead:
 
     def __init__(self, steps: Sequence[Sequence[Span]], hashed: Iterable[Path] = ()) -> None:
         self._steps = steps
-        self._hashers: dict[Path, _Hasher] = {path: _Hasher(path) for path in hashed}
+        self._hashers: dict[Path, FileHash] = {path: FileHash(path) for path in hashed}
         self._done, self._stopped = 0, False
         self._moved = threading.Condition()
         self._error: BaseException | None = None
@@ -51,6 +51,12 @@ class ReadAhead:
         if self._error is not None:
             raise SourceError(f"an input cannot be read: {self._error}") from None
         return {path: hasher.finish() for path, hasher in self._hashers.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """End the thread."""
@@ -85,7 +91,7 @@ class ReadAhead:
             self._error = error
 
 
-class _Hasher:
+class FileHash:
     """The BLAKE3 of a file as far as it has been read."""
 
     def __init__(self, path: Path) -> None:

@@ -1,11 +1,15 @@
-"""Safetensors files written front to back, tensor after tensor, by a thread of their own."""
+"""Safetensors files whose every tensor has its place before the first is written."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,8 @@ from torch import Tensor
 
 from ...errors import OutputError, bad
 from ..types import TensorSpec
+from .ahead import FileHash
 from .headers import INDEX, SAFE_NAMES, WEIGHTS
-
-_AHEAD = 16  # pieces that wait to be written; a piece is a chunk of the merge, so a few MiB
-_PIECE = 1 << 24  # bytes of a longer one that are copied into the queue at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Shard:
     def size(self) -> int:
         """Bytes of the whole file."""
         return len(self.header) + sum(nbytes(spec) for spec in self.tensors.values())
+
+    def places(self) -> Iterator[tuple[str, int]]:
+        """Each tensor, and its first byte in the file."""
+        start = len(self.header)
+        for name, spec in self.tensors.items():
+            yield name, start
+            start += nbytes(spec)
 
 
 def nbytes(spec: TensorSpec) -> int:
@@ -88,8 +97,9 @@ def parse_size(size: int | str) -> int:
 class ShardWriter:
     """Writes planned shards, and their index, into a folder.
 
-    Tensors come in the shards' order, whole or piece by piece. A thread writes them (and hashes them, if asked) while
-    the caller works out the next ones; what waits is bounded.
+    Each tensor has its place in a file from the start, so tensors may come in any order, and from several processes,
+    as long as each comes from one of them, front to back. The page cache is what writes behind. If hashes are asked
+    for, a thread takes them from what lies in the files without a gap.
 
     Args:
         folder: exists, and is empty of weights.
@@ -97,98 +107,125 @@ class ShardWriter:
         hashes: take the BLAKE3 of each file on the way.
 
     Raises:
-        OutputError: from `write` and `close`, where the disk is full or a file cannot be written.
+        OutputError: where the disk is full or a file cannot be written.
     """
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...], *, hashes: bool = True) -> None:
-        self._folder, self._shards, self._hashing = folder, shards, hashes
-        self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
-        self._error: BaseException | None = None
-        self._expected = iter([(name, nbytes(spec)) for shard in shards for name, spec in shard.tensors.items()])
-        self._current, self._left = "", 0
-        #: BLAKE3 by file name, whole after `close`.
-        self.hashes: dict[str, str] = {}
-        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
-        self._thread.start()
+        self._folder, self._shards = folder, shards
+        self._places = {name: (shard, start) for shard in shards for name, start in shard.places()}
+        self._sizes = {name: nbytes(spec) for shard in shards for name, spec in shard.tensors.items()}
+        self._written = dict.fromkeys(self._places, 0)
+        self._awaited = {name for name, size in self._sizes.items() if size}
+        self._open: tuple[str, int, io.FileIO] | None = None
+        with self._told():
+            for shard in shards:
+                with (folder / shard.file).open("wb") as file:
+                    file.write(shard.header)
+                    file.truncate(shard.size)
+        self._behind = _HashBehind(folder, shards) if hashes else None
 
     def write(self, name: str, part: Tensor) -> None:
-        """The next entries of a tensor, in its storage dtype; the memory is the writer's from now on."""
-        if not self._left:
-            self._current, self._left = next(self._expected, ("", -1))
-            while self._left == 0 and self._current != name:  # an empty tensor has nothing to come
-                self._current, self._left = next(self._expected, ("", -1))
-        data = part.detach().reshape(-1).cpu().contiguous().view(torch.uint8)
-        assert name == self._current, f"{name!r} out of order: {self._current!r} is next"
-        assert len(data) <= self._left, f"{name!r} is too long"
-        self._left -= len(data)
-        for start in range(0, len(data), _PIECE):
-            self._put(data[start : start + _PIECE])
+        """The next entries of a tensor, in its storage dtype."""
+        entries: Any = part.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy()
+        data = memoryview(entries)
+        shard, start = self._places[name]
+        assert self._written[name] + len(data) <= self._sizes[name], f"{name!r} is too long"
+        with self._told():
+            file = self._file(shard.file)
+            file.seek(start + self._written[name])
+            while len(data):  # a full disk may take a part
+                count = file.write(data)
+                self._written[name] += count
+                data = data[count:]
+        if self._written[name] == self._sizes[name]:
+            self._awaited.discard(name)
+
+    def finished(self, name: str) -> None:
+        """Take note that a tensor is whole, whichever process has written it."""
+        self._awaited.discard(name)
+        if self._behind is not None:
+            self._behind.reach(self._awaited)
 
     def close(self) -> dict[str, str]:
-        """Wait for the last byte; the hashes of all files (none where they were not asked for)."""
-        assert not self._left, f"{self._current!r} lacks {self._left} bytes"
-        self._put(None)
-        self._thread.join()
-        self._raise()
-        return self.hashes
+        """Write the index; the hashes of all files (none where they were not asked for)."""
+        self._close()
+        assert not self._awaited, f"not written: {sorted(self._awaited)}"
+        with self._told():
+            if len(self._shards) > 1:
+                write_index(self._folder, self._shards)
+            return {} if self._behind is None else self._behind.finish()
 
     def abort(self) -> None:
         """Stop as soon as possible; what has been written is the caller's to remove."""
-        self._error = self._error or OutputError("aborted")
-        while self._thread.is_alive():
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                self._queue.put(None)
-                self._thread.join(0.1)
+        self._close()
+        if self._behind is not None:
+            self._behind.stop()
 
-    def _put(self, item: Any) -> None:
-        while True:
-            self._raise()
-            try:
-                return self._queue.put(item, timeout=0.5)
-            except queue.Full:
-                continue
+    def _file(self, name: str) -> io.FileIO:
+        """The file, open; only the last one stays so, for there may be more of them than a process may open."""
+        if self._open is None or self._open[:2] != (name, os.getpid()):  # a forked process would share the position
+            self._close()
+            self._open = name, os.getpid(), (self._folder / name).open("r+b", buffering=0)
+        return self._open[2]
 
-    def _raise(self) -> None:
-        if isinstance(self._error, OSError):
-            raise OutputError(f"{self._folder.parent}: cannot be written: {self._error.strerror or self._error}")
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open[2].close()
+            self._open = None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            raise OutputError(f"{self._folder.parent}: cannot be written: {problem.strerror or problem}") from None
+
+
+class _HashBehind:
+    """A thread that hashes the files up to the first tensor that is not there yet."""
+
+    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
+        self._files = [(folder / shard.file, shard) for shard in shards]
+        self._order = deque(name for shard in shards for name in shard.tensors)
+        self._hashes: dict[str, str] = {}
+        self._error: BaseException | None = None
+        self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def reach(self, awaited: Set[str]) -> None:
+        """Hash what lies before the first of these."""
+        if self._thread is None:  # not before: a thread would not follow a fork
+            self._thread = threading.Thread(target=self._work, name="hash-behind", daemon=True)
+            self._thread.start()
+        while self._order and self._order[0] not in awaited:
+            self._waiting.put(self._order.popleft())
+
+    def finish(self) -> dict[str, str]:
+        """Wait for the last byte; BLAKE3 by file name."""
+        self.reach(frozenset())
+        self.stop()
         if self._error is not None:
             raise self._error
+        return self._hashes
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._waiting.put(None)
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         try:
-            for shard in self._shards:
-                if not self._write_shard(shard):
-                    return
-            if len(self._shards) > 1:
-                write_index(self._folder, self._shards)
+            for path, shard in self._files:
+                hasher = FileHash(path)
+                for name, start in shard.places():
+                    if self._waiting.get() is None:
+                        return
+                    hasher.reach(start + nbytes(shard.tensors[name]))
+                hasher.reach(hasher.size)
+                self._hashes[shard.file] = hasher.finish()
         except BaseException as error:  # handed to the caller's thread, which raises it
             self._error = error
-
-    def _write_shard(self, shard: Shard) -> bool:
-        """One file; false where the work was aborted."""
-        from blake3 import blake3
-
-        hasher = blake3() if self._hashing else None
-        with (self._folder / shard.file).open("wb", buffering=0) as file:
-            data: Any = memoryview(shard.header)
-            written = 0
-            while True:
-                if hasher is not None:
-                    hasher.update(data)
-                written += len(data)
-                while len(data):  # a full disk may take a part
-                    data = data[file.write(data) :]
-                if written == shard.size:
-                    break
-                tensor = self._queue.get()
-                if tensor is None or self._error is not None:
-                    return False
-                data = memoryview(tensor.numpy())
-        if hasher is not None:
-            self.hashes[shard.file] = hasher.hexdigest()
-        return True
 
 
 def write_index(folder: Path, shards: tuple[Shard, ...]) -> None:

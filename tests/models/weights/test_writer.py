@@ -1,4 +1,4 @@
-"""Shards written front to back, and a folder that appears whole or not at all."""
+"""Shards whose tensors come in any order, and a folder that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -61,6 +61,32 @@ def test_what_is_written_is_read_again(tmp_path: Path, size: int, pieces: int) -
         load_file(tmp_path / file)
         assert hashes[file] == blake3.blake3((tmp_path / file).read_bytes()).hexdigest()
     assert (len(files) > 1) == (tmp_path / "model.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize("size", [40, 10**9])
+def test_tensors_may_come_in_any_order(tmp_path: Path, size: int) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    expected = write(tmp_path / "one", size)
+    writer = ShardWriter(tmp_path / "two", plan_shards(specs(), size))
+    halves = {name: tensor.reshape(-1).split(2) for name, tensor in TENSORS.items()}
+    for turn in range(20):  # a part of each tensor in turn, the last tensors first
+        for name in reversed(halves):
+            if turn < len(halves[name]):
+                writer.write(name, halves[name][turn])
+            if turn == len(halves[name]):
+                writer.finished(name)
+    assert writer.close() == expected
+    for file in expected:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_a_tensor_that_is_missing_is_no_whole_file(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, plan_shards(specs(), 10**9))
+    writer.write("a", TENSORS["a"])
+    with pytest.raises(AssertionError, match="not written"):
+        writer.close()
+    writer.abort()
 
 
 def test_the_index_is_that_of_transformers(tmp_path: Path) -> None:
