@@ -30,7 +30,8 @@ class StreamedRanks:
     """Some k-th largest magnitudes of each row, from parts [task, 1, entries]: a `passes.Search`.
 
     Args:
-        ranks: for each row, its values of k, from 1.
+        ranks: for each row, its values of k, from 1; or what makes one k for each row of the number of its entries
+            that are not zero.
         entries: of the whole tensor.
         rows: makes what is ranked, not negative, of a part; the tasks' magnitudes, if left out.
 
@@ -43,9 +44,14 @@ class StreamedRanks:
     """
 
     def __init__(
-        self, ranks: Sequence[Sequence[int]], entries: int, rows: Callable[[Tensor], Tensor] = _magnitudes
+        self,
+        ranks: Sequence[Sequence[int]] | Callable[[int], int],
+        entries: int,
+        rows: Callable[[Tensor], Tensor] = _magnitudes,
     ) -> None:
-        self._ranks, self._entries, self._rows = ranks, entries, rows
+        self._rank_of = ranks if callable(ranks) else None
+        self._ranks: Sequence[Sequence[int]] = [] if callable(ranks) else ranks
+        self._entries, self._rows = entries, rows
         self.sample_stride = entries // _SAMPLED | 1  # odd, so that no column of a matrix is met again and again
         self._phase = "start"
         self._gathered: list[list[Any]] = []
@@ -59,7 +65,7 @@ class StreamedRanks:
         """Close the last reading, and say what the next one is to show."""
         with self._lock:
             getattr(self, f"_after_{self._phase}")()
-        self._gathered = [[] for _ in self._ranks]
+        self._gathered = []
         return None if self.found else self.sample_stride if self._phase == "sample" else 1
 
     def look(self, start: int, vectors: Float[Tensor, "task 1 part"]) -> list[Any]:
@@ -68,7 +74,10 @@ class StreamedRanks:
         if self._phase == "sample":
             return [row.numpy().copy() for row in rows]
         if self._phase == "bracket":
-            return [_within(row.numpy(), bounds) for row, bounds in zip(rows, self._brackets, strict=True)]
+            inside = [_within(row.numpy(), bounds) for row, bounds in zip(rows, self._brackets, strict=True)]
+            if self._rank_of is None:
+                return inside
+            return [(found, _not_zero(row.numpy())) for found, row in zip(inside, rows, strict=True)]
         if self._phase == "upper":
             return [[magnitude_histogram(row.unsqueeze(0))] for row in rows]
         return [
@@ -78,6 +87,7 @@ class StreamedRanks:
 
     def add(self, seen: list[Any]) -> None:
         """Take in what `look` found."""
+        self._gathered = self._gathered or [[] for _ in seen]
         for gathered, each in zip(self._gathered, seen, strict=True):
             if self._phase in ("upper", "lower") and gathered:
                 gathered[0] = [before + more for before, more in zip(gathered[0], each, strict=True)]
@@ -86,21 +96,35 @@ class StreamedRanks:
 
     def _after_start(self) -> None:
         self._phase = "sample"
-        if not any(self._ranks):
+        if self._rank_of is None and not any(self._ranks):
             self.found = [[] for _ in self._ranks]
 
     def _after_sample(self) -> None:
-        for ranks, parts in zip(self._ranks, self._gathered, strict=True):
-            sample = np.sort(np.concatenate(parts))[::-1]
-            self._brackets.append([_bracket(sample, rank / self._entries) for rank in ranks])
+        samples = [np.sort(np.concatenate(parts))[::-1] for parts in self._gathered]
+        if self._rank_of is None:
+            for sample, ranks in zip(samples, self._ranks, strict=True):
+                self._brackets.append([_bracket(sample, rank / self._entries) for rank in ranks])
+        else:
+            for sample in samples:
+                share = _not_zero(sample) / len(sample)
+                rank = self._rank_of(round(share * self._entries)) / self._entries
+                doubt = min(1.0, rank / share) * (share * (1 - share)) ** 0.5 if share else 0.0
+                self._brackets.append([_bracket(sample, rank, doubt)])
         self._phase = "bracket"
 
     def _after_bracket(self) -> None:
         found = []
+        if self._rank_of is not None:
+            counts = [sum(count for _, count in parts) for parts in self._gathered]
+            self._ranks = [[self._rank_of(count)] for count in counts]
+            self._gathered = [[inside for inside, _ in parts] for parts in self._gathered]
         for ranks, brackets, parts in zip(self._ranks, self._brackets, self._gathered, strict=True):
             row = []
             for index, (rank, (low, high)) in enumerate(zip(ranks, brackets, strict=True)):
                 above, inside = (sum(each[index][place] for each in parts) for place in (0, 1))
+                if low == 0 and rank > above + inside:  # the others are zeros
+                    row.append(0.0)
+                    continue
                 if not above < rank <= above + inside:
                     self._phase = "upper"
                     return
@@ -134,19 +158,27 @@ def _value(upper: Tensor, lower_counts: Tensor, rank: Tensor) -> float:
     return from_bits(upper, bin_of_rank(lower_counts, rank)[0]).item()
 
 
-def _bracket(sample: np.ndarray, share: float) -> tuple[float, float]:
-    """Between which two magnitudes of a sample, sorted downwards, the value at this share of all lies."""
-    spread = _SURE * (len(sample) * share * (1 - share)) ** 0.5 + 2
+def _bracket(sample: np.ndarray, share: float, doubt: float = 0.0) -> tuple[float, float]:
+    """Between which two magnitudes of a sample, sorted downwards, the value at this share of all lies.
+
+    The share itself may be an estimate from the sample; `doubt` is the standard deviation of one entry's part in it.
+    """
+    spread = _SURE * ((share * (1 - share)) ** 0.5 + doubt) * len(sample) ** 0.5 + 2
     middle = share * len(sample)
     first, last = int(middle - spread), int(middle + spread) + 1
     return float(sample[last]) if last < len(sample) else 0.0, float(sample[first]) if first >= 0 else float("inf")
 
 
+def _not_zero(sizes: np.ndarray) -> int:
+    return int(np.count_nonzero(sizes > 0))
+
+
 def _within(sizes: np.ndarray, brackets: list[tuple[float, float]]) -> list[tuple[int, int, np.ndarray | None]]:
-    """For each bracket how many are above it, how many in it, and these."""
+    """For each bracket how many are above it, how many in it, and these; zeros are in none."""
     found = []
     for low, high in brackets:
-        above, reaching = sizes > np.float32(high), sizes >= np.float32(low)
+        above = sizes > np.float32(high)
+        reaching = sizes >= np.float32(low) if low > 0 else sizes > 0
         outside = int(np.count_nonzero(above))
         inside = int(np.count_nonzero(reaching)) - outside
         chosen = None if low == high else sizes[np.flatnonzero(np.logical_xor(above, reaching, out=above))]

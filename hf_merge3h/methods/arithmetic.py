@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..linalg.low_rank import LowRank
 from ..linalg.weighted import weighted_cat, weighted_sum
-from ..passes import Elementwise
-from ..registry import Parts, Range, method
-from .common import check_sum, linear_factors
+from ..registry import Range, method
+from .common import check_sum, linear_factors, linear_parts
 
 Scale = Annotated[float, Range(low_open=True, high_open=True)]
 
@@ -22,14 +20,6 @@ def merge_linearly(
 ) -> Float[Tensor, "batch *shape"]:
     """scale * sum_t w_t D_t, the w_t divided by their sum if asked."""
     return weighted_sum(vectors, linear_factors(weights, scale, normalize))
-
-
-def linear_parts(
-    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
-) -> Parts:
-    """A weighted sum, whose factors are worked out once for all parts."""
-    factors = linear_factors(weights, parameters.get("scale", 1.0), parameters.get("normalize", False))
-    return Elementwise(lambda start, part: weighted_sum(part, factors))
 
 
 def _task_arithmetic_low_rank(

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import bad
-from ..linalg.weighted import shares
-from ..registry import PerExpert, Range
+from ..linalg.weighted import shares, weighted_sum
+from ..passes import Elementwise
+from ..registry import Parts, PerExpert, Range
 
 Share = Annotated[float | tuple[float, ...], Range(0, 1), PerExpert]
 
@@ -37,6 +38,14 @@ def per_expert(value: float | tuple[float, ...], n_experts: int) -> tuple[float,
 def linear_factors(weights: Float[Tensor, "task"], scale: float, normalize: bool) -> Float[Tensor, "task"]:
     """scale * w_t, with the w_t divided by their sum if asked."""
     return (shares(weights) if normalize else weights) * scale
+
+
+def linear_parts(
+    parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
+) -> Parts:
+    """A weighted sum, whose factors are worked out once for all parts."""
+    factors = linear_factors(weights, parameters.get("scale", 1.0), parameters.get("normalize", False))
+    return Elementwise(lambda start, part: weighted_sum(part, factors))
 
 
 def check_sum(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:

@@ -14,8 +14,7 @@ from ..errors import bad
 from ..linalg.low_rank import LowRank
 from ..linalg.weighted import weighted_cat, weighted_sum
 from ..registry import method
-from .arithmetic import linear_parts
-from .common import check_sum, linear_factors
+from .common import check_sum, linear_factors, linear_parts
 
 
 def preference_grid(n_experts: int, steps: int) -> Iterator[tuple[float, ...]]:

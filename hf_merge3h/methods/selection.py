@@ -79,13 +79,13 @@ def _sce_parts(
 
         return Searched(Total(lambda start, part: squares(_chosen(part, bound))), after)
 
-    def choose(varying: Tensor) -> Parts:
-        rank = int(_rank(varying, share))
-        return Searched(StreamedRanks([(rank,)], n, _variance), lambda found: weigh_up(torch.tensor(found[0])))
-
     if share >= 1:
         return weigh_up(None)
-    return Searched(Total(lambda start, part: _variance(part).count_nonzero()), choose)
+
+    def rank_of(varying: int) -> int:
+        return int(_rank(torch.tensor(varying), share))
+
+    return Searched(StreamedRanks(rank_of, n, _variance), lambda found: weigh_up(torch.tensor(found[0])))
 
 
 @method(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ CASES = {
 }
 
 
-def streamed(vectors: torch.Tensor, ranks: list[tuple[int, ...]], part: int = 1000) -> list[list[float]]:
+def streamed(vectors: torch.Tensor, ranks: Any, part: int = 1000) -> list[list[float]]:
     search = StreamedRanks(ranks, vectors.shape[-1])
     while (step := search.stride()) is not None:
         for piece in vectors.unsqueeze(1)[..., ::step].split(part, -1):
@@ -39,3 +41,32 @@ def test_it_is_the_kth_largest(case: str, n: int, sampled: int, monkeypatch: pyt
         other = max(1, n - rank)
         expected = [[ordered[0, rank - 1].item(), ordered[0, 0].item()], [ordered[1, other - 1].item()]]
         assert streamed(vectors, [(rank, 1), (other,)]) == expected, share
+
+
+@pytest.mark.parametrize("sampled", [1 << 15, 300])
+@pytest.mark.parametrize("case", CASES)
+def test_a_rank_may_be_a_share_of_what_is_not_zero(case: str, sampled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_SAMPLED", sampled)
+    torch.manual_seed(0)
+    vectors = CASES[case](20000).unsqueeze(0)
+    ordered, present = vectors[0].abs().sort(descending=True).values, int(vectors.count_nonzero())
+    for share in (0.0, 0.01, 0.5, 0.999, 1.0):
+        rank = max(1, int(share * present))
+        found = streamed(vectors, lambda count, share=share: max(1, int(share * count)))
+        assert found == [[ordered[rank - 1].item()]], share
+
+
+def test_zeros_are_not_collected() -> None:
+    search = StreamedRanks([(5,)], 100_000)
+    sizes = torch.zeros(1, 1, 100_000)
+    sizes[..., :3] = 1.0
+    held = 0
+    while (step := search.stride()) is not None:
+        for piece in sizes[..., ::step].split(1000, -1):
+            seen = search.look(0, piece)
+            held += sum(
+                len(values) for row in seen if isinstance(row, list) for *_, values in row if values is not None
+            )
+            search.add(seen)
+    assert search.found == [[0.0]]
+    assert held <= 3
