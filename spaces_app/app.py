@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 from typing import Any
 
 if "GRADIO_TEMP_DIR" not in os.environ:  # before gradio is imported: files of visits lie there, and go with the process
@@ -29,8 +28,6 @@ from layout import layout
 from theme import CSS, theme
 from wiring import wire
 
-#: Seconds in which the first visitor's page has the processor for itself.
-_BREATH = 5.0
 #: The whole API, for programs and for MCP clients.
 API = (machines.list_methods, machines.plan_merge, machines.explain_manifest)
 
@@ -64,20 +61,14 @@ def build() -> gr.Blocks:
 
 
 def launch(blocks: gr.Blocks, **options: object) -> tuple[object, str, str]:
-    """Serve the page; what a first merge and answer need is loaded once the page had its time to appear."""
+    """Serve the page, once what a first merge and answer need is loaded: nothing then competes with the first page."""
     actions.load()
-    served = blocks.launch(
+    actions.warm()
+    return blocks.launch(
         theme=theme(), css=CSS, mcp_server=True, max_file_size="1mb", run_history=False, ssr_mode=False,
-        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(OnlyTheApi)]},
-        prevent_thread_lock=True, **options,
+        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(OnlyTheApi)]}, **options,
     )  # fmt: skip
-    waiting = threading.Timer(_BREATH, actions.warm)
-    waiting.daemon = True
-    waiting.start()
-    return served
 
 
 if __name__ == "__main__":
-    page = build()
-    launch(page)
-    page.block_thread()
+    launch(build())

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -224,6 +225,9 @@ def _front_matter(text: str) -> dict[str, Any]:
         return {}
 
 
+#: Held while models are built: peft and accelerate then replace parts of torch for the whole process, so that what
+#: another thread builds at that moment would fail, and two of them at once would leave torch changed.
+BUILDING = threading.RLock()
 _reached: dict[str, tuple[float, bool]] = {}
 
 

@@ -160,7 +160,8 @@ def _plan(placed: dict[str, Any], sources: Sequence[Source]) -> tuple[Any, list[
     if any(source.commit for source in sources):
         return None, []
     try:
-        return hf_merge3h.plan_recipe(hf_merge3h.read_recipe(placed, "recipe")), []
+        with places.BUILDING:
+            return hf_merge3h.plan_recipe(hf_merge3h.read_recipe(placed, "recipe")), []
     except MergeError as error:
         return None, problems_of(Exception(places.named(str(error))))
 

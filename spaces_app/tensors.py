@@ -13,6 +13,7 @@ except ImportError:  # not on a Space, or not wanted there
     spaces = None
 
 import gradio as gr
+import places
 
 import hf_merge3h
 
@@ -69,4 +70,5 @@ def merge(data: Mapping[str, Any], out: str, teller: Teller, seconds: float) -> 
         teller: hears of the progress.
         seconds: how long the plan expects it to take.
     """
-    return hf_merge3h.merge_recipe(data, out, progress=teller, token=False)
+    with places.BUILDING:
+        return hf_merge3h.merge_recipe(data, out, progress=teller, token=False)

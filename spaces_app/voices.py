@@ -136,7 +136,8 @@ def _load(name: str) -> _Loaded:
         "trust_remote_code": False,
         **({"revision": revision} if revision else {}),
     }
-    model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **options)
+    with places.BUILDING:
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **options)
     return _Loaded(model.eval().to(device), AutoTokenizer.from_pretrained(where, **options))
 
 

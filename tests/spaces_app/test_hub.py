@@ -95,6 +95,21 @@ def test_the_button_publishes_for_whoever_pressed_it(hub, made, visit, monkeypat
     visit.merges.clear()
 
 
+def test_models_are_planned_and_merged_one_at_a_time(monkeypatch, tmp_path):
+    """peft replaces parts of torch for the whole process while it reads adapters: nothing else may be built then."""
+    import preflight
+    import tensors
+
+    import hf_merge3h
+
+    held = []
+    for name in ("plan_recipe", "merge_recipe"):
+        monkeypatch.setattr(hf_merge3h, name, lambda *_, **__: held.append(places.BUILDING._is_owned()))
+    preflight._plan({"merge_method": "ties", "base_model": "a", "models": [{"model": "b"}, {"model": "c"}]}, ())
+    tensors.merge({}, str(tmp_path), None, 1.0)
+    assert held == [True, True]
+
+
 def _tensors_with(monkeypatch, module):
     monkeypatch.setitem(sys.modules, "spaces", module)
     place = Path(actions.__file__).with_name("tensors.py")
