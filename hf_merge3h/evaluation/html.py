@@ -76,11 +76,16 @@ def _pictures(report: Report) -> str:
 def _table(title: str, rows: list[list[str]]) -> str:
     head, *body = rows
     columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    lines = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in body)
     return (
         f'<h2>{escape(title)}</h2><div class="wide" tabindex="0" role="region" aria-label="{escape(title)}">'
         f"<table><thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    shown = escape(text)
+    return f"<td>{shown.replace(', ', ',&nbsp;') if text.endswith(']') else shown}</td>"  # intervals on one line
 
 
 def _flips(report: Report) -> str:

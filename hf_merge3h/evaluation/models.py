@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,10 @@ def _adapted(name: str, base: Any, adapter: Any, device: str, dtype: Any) -> tup
         return copied.merge_and_unload(), homes
     model = copy.deepcopy(base) if live else _pretrained(name, base, device, dtype)
     try:
-        with_adapter = PeftModel.from_pretrained(model, str(adapter))
+        with warnings.catch_warnings():
+            # PEFT 0.21.2 asks transformers 5.23 by an old name: nothing that a user could mend
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            with_adapter = PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(f"models[{name!r}]={show(str(adapter))}: no adapter of this base: {show(said)}") from None

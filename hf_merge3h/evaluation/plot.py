@@ -45,6 +45,7 @@ def draw(report: Report, *, dark: bool, kind: str | None) -> Figure:
         )
     look = _look(report, dark)
     figure = Figure(figsize=(5.6 * len(panels), 5.6), dpi=120, facecolor=look.paper, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.15)  # type: ignore[union-attr]  # a polar title's box is taken too small
     for place, name in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place, projection="polar" if name == "radar" else None)
         axes.set_facecolor(look.paper)
@@ -108,9 +109,12 @@ def _radar(figure: Figure, axes: Any, report: Report, look: _Look) -> None:
         for name in names
     ]
     axes.set_xticks(angles, labels, fontsize=8)
-    axes.tick_params(pad=10)
+    for angle, label in zip(angles, axes.get_xticklabels(), strict=True):  # away from the circle, not across it
+        side = math.cos(angle)
+        label.set_horizontalalignment("left" if side > 0.1 else "right" if side < -0.1 else "center")
+    axes.tick_params(pad=6)
     axes.grid(color=look.faint, alpha=0.5)
-    axes.set_title(f"Outwards is better (band: 95 % interval of {report.merged})", fontsize=10, pad=24)
+    axes.set_title(f"Outwards is better (band: 95 % interval of {report.merged})", fontsize=10, pad=12)
     axes.legend(frameon=False, labelcolor=look.ink, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 
 
