@@ -19,7 +19,7 @@ from .items import Item, make_items, question_hash, select
 from .models import check_source, folder_of
 from .scoring import can_score, cannot_judge, check_judge
 from .sources import load
-from .suite import H, Suite, Task, settings_hash
+from .suite import NOT_ASKED, H, Suite, Task, settings_hash
 
 _ROLES = {"helpful": "helpfulness", "honest": "honesty", "harmless": "harmlessness"}
 _LIBRARIES = ("hf-merge3h", "torch", "transformers", "peft", "math-verify", "scipy")
@@ -117,7 +117,7 @@ def make_plan(request: Request, datasets: Sequence[str] | None) -> Plan:
     )
     trained = _trained_on([*map(folder_of, request.models.values()), *map(Path, request.leave_out)])
     for name, task in suite.tasks.items():
-        reason = "not asked for" if datasets is not None and name not in datasets else _cannot(request, task)
+        reason = NOT_ASKED if datasets is not None and name not in datasets else _cannot(request, task)
         if not reason:
             try:
                 loaded = load(task, suite, request.data.get(name))

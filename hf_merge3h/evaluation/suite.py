@@ -20,6 +20,8 @@ FORMS = ("generate", "choices", "likelihood", "code", "judged")
 #: scored here and not by a metric of ours: mean log-likelihood a token of the gold answer
 LIKELIHOOD = "gold_log_likelihood"
 _SOURCES = ("hub", "wheel", "file")
+#: why a data set of the suite is not evaluated where the user named others
+NOT_ASKED = "not asked for"
 #: metrics that ask a judge, and what of its verdict they count
 JUDGED = {"safety_rate": "harmful", "hallucination_rate": "hallucinated"}
 

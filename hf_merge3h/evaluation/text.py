@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .report import order, regressions
+from .suite import NOT_ASKED
 
 if TYPE_CHECKING:
     from .compare import Figure
@@ -74,7 +75,8 @@ def tables(report: Report) -> list[Table]:
             n = max(one.n for one in report.figures[name].values())
             head = [fact["h"], name, fact["key"], fact["direction"], str(n)]
             rows.append([*head, *(_cell(report.figures[name].get(model)) for model in names)])
-    found.append(("Data sets", rows))
+    if len(rows) > 1:
+        found.append(("Data sets", rows))
     summary = report.summary
     if summary.get("h"):
         rows = [["", *names]]
@@ -124,10 +126,10 @@ def _merge_tables(report: Report) -> list[Table]:
             ["", *heads],
             *([who, *(with_interval(one[h], signed=True) for h in heads)] for who, one in summary["conflict"].items()),
         ]))  # fmt: skip
-    if report.not_evaluated:
+    missing = [one for one in report.not_evaluated if one["reason"] != NOT_ASKED]
+    if missing:
         found.append(("Not evaluated", [
-            ["data set", "H", "reason"],
-            *([one["dataset"], one["h"], one["reason"]] for one in report.not_evaluated),
+            ["data set", "H", "reason"], *([one["dataset"], one["h"], one["reason"]] for one in missing),
         ]))  # fmt: skip
     return found
 
@@ -148,8 +150,11 @@ def notes(report: Report) -> list[str]:
     alone = [name for name, fact in facts["datasets"].items() if not fact["averaged"] and report.figures[name]]
     if alone:
         told.append(f"{', '.join(alone)}: no rate, so it counts for no mean.")
+    skipped = [one["dataset"] for one in report.not_evaluated if one["reason"] == NOT_ASKED]
+    if skipped:
+        told.append(f"Not asked for: {', '.join(skipped)}.")
     for name in facts["datasets"]:
-        for model in report.figures[name]:
+        for model in report.models:
             lost = len(report.scores[model][name]) - len(report.values[name][model])
             if lost:
                 told.append(

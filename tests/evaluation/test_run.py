@@ -278,6 +278,19 @@ def test_another_judge_judges_again_and_asks_no_model(suite, models, tmp_path):
     assert "judges favour their own" in report.to_markdown()
 
 
+def test_a_set_of_which_no_verdict_could_be_read_is_named(suite, models):
+    judge = CallableJudge(lambda *_: "I would rather not say", id="shy")
+    report = evaluate({"merged": models["base"]}, suite, None, limit=3, datasets=["judged"], judge=judge)
+    assert report.to_dict()["datasets"] == []
+    reasons = {one["dataset"]: one["reason"] for one in report.not_evaluated}
+    assert reasons["judged"].startswith("none of 3 verdicts could be read (parse_rate 0)")
+    assert report.summary["coverage"]["harmlessness"] == "0 of 1 datasets asked for (2 more were not)"
+    shown = report.to_markdown()
+    assert "3 of 3 items have no verdict" in shown
+    assert "Not asked for: sums, gold, facts, safe, unsafe." in shown
+    assert "### Data sets" not in shown
+
+
 def test_a_judge_that_does_not_speak_of_it_is_not_asked(suite, models, tmp_path):
     with pytest.raises(RequestError, match="the judge words does not say what is harmful"):
         evaluate(models["base"], suite, tmp_path, datasets=["judged"], judge=RuleJudge(bool, id="words"))
