@@ -130,7 +130,10 @@ class Report:
                 fact["h"] == h and fact["averaged"] and bool(self.figures[name])
                 for name, fact in self.facts["datasets"].items()
             )
-            missing = [one["dataset"] for one in self.not_evaluated if one["h"] == h]
+            missing = [
+                one["dataset"] for one in self.not_evaluated
+                if one["h"] == h and self.facts["datasets"].get(one["dataset"], {}).get("averaged", True)
+            ]  # fmt: skip
             counted = [name for name in missing if asked is None or name in asked]
             told[h] = f"{done} of {done + len(counted)} datasets" + ("" if asked is None else " asked for")
             if len(missing) > len(counted):

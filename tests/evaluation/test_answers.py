@@ -149,6 +149,7 @@ def test_answers_that_exist(suite, tmp_path):
     reasons = {one["dataset"]: one["reason"] for one in report.not_evaluated}
     assert reasons["safe"] == "merged: said.jsonl holds no answers to it"
     assert reasons["gold"] == "merged: said.jsonl holds no answers to it"
+    assert report.summary["coverage"]["helpfulness"] == "1 of 2 datasets"  # gold counts for no mean
 
 
 def test_samples_of_lm_eval(suite, tmp_path):
