@@ -44,8 +44,8 @@ def draw(report: Report, *, dark: bool, kind: str | None) -> Figure:
             f"nothing to draw{f' for {kind}' if kind else ''}: the models share no figures that it needs"
         )
     look = _look(report, dark)
-    figure = Figure(figsize=(5.6 * len(panels), 5.6), dpi=120, facecolor=look.paper, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.15)  # type: ignore[union-attr]  # a polar title's box is taken too small
+    figure = Figure(figsize=(5.6 * len(panels), 5.6), dpi=120, facecolor=look.paper)
+    figure.set_layout_engine("constrained", h_pad=0.15)  # the box of a polar title is taken too small
     for place, name in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place, projection="polar" if name == "radar" else None)
         axes.set_facecolor(look.paper)
