@@ -41,6 +41,12 @@ CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container a, .gradio-container .prose a { color: var(--link) !important; text-decoration: underline; }
 body:not(.dark) #yaml .cm-line > span { color: #9a3412 !important; }
+body:not(.dark) .token:is(.string, .attr-value, .char, .builtin, .inserted) { color: #3f6600 !important; }
+body:not(.dark) .token:is(.number, .boolean, .constant, .property, .tag, .deleted) { color: #990055 !important; }
+body:not(.dark) .token:is(.function, .class-name) { color: #a3193a !important; }
+body:not(.dark) .token:is(.operator, .entity, .url) { color: #6f4c1f !important; background: none !important; }
+body:not(.dark) .token:is(.comment, .prolog) { color: #475569 !important; }
+body:not(.dark) .token.keyword { color: #00547a !important; }
 .part { border-top: 1px solid var(--line); padding-top: 1rem; margin-top: .5rem; }
 .part h2 { font-size: 1.35rem; margin: 0; }
 .part h2 + p { margin-top: .25rem; }

@@ -7,6 +7,7 @@ lets base, experts and merged model answer one prompt for each H, side by side.
 from __future__ import annotations
 
 import shutil
+import tempfile
 import textwrap
 import time
 import warnings
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 MERGED = "merged"
+#: Questions a data set: at first, at most, and the seconds that they may take.
+_FEW, _MANY, _SECONDS = 4, 12, 100
 #: of the suite 3h-offline: what a model of this size can show in two minutes
 TABLE = ("gsm8k_likelihood", "truthfulqa", "strongreject", "safe_lookalikes")
 
@@ -29,7 +32,12 @@ TABLE = ("gsm8k_likelihood", "truthfulqa", "strongreject", "safe_lookalikes")
 def run(
     out: Annotated[Path, typer.Option(help="Folder for the merged adapter.")] = Path("demo_output"),
     method: Annotated[str, typer.Option(help="A merging method, see `hf-merge3h methods`.")] = "r_tsvm",
-    items: Annotated[int, typer.Option(min=0, help="Questions a data set of the 3H table; 0 leaves it out.")] = 12,
+    items: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Questions a data set of the 3H table: as many as two minutes allow; 0 leaves it out."
+        ),
+    ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Length of each answer, in tokens.")] = 36,
 ) -> None:
     """Merge the three shipped experts and show what came of it."""
@@ -60,29 +68,42 @@ def run(
         "\nOne prompt each shows how the models differ, not how good they are. A merge keeps some of what its experts "
         "do\nand loses some, at 135M parameters refusals first: test what you merge."
     )
-    if items:
+    if items != 0:
         show_table(model, tokenizer, paths, folder, items)
     typer.echo(f"\nThe merged adapter lies in {folder} ({time.perf_counter() - start:.0f} s in all). Use it with\n")
     typer.echo(f"    PeftModel.from_pretrained(base_model, {str(folder)!r})")
 
 
-def show_table(model: PeftModel, tokenizer: Any, paths: Mapping[str, Path], folder: Path, items: int) -> None:
-    """Measure base, experts and merged adapter on a few questions, and put the results beside the adapter."""
+def show_table(model: PeftModel, tokenizer: Any, paths: Mapping[str, Path], folder: Path, items: int | None) -> None:
+    """Measure base, experts and merged adapter on a few questions, and put the results beside the adapter.
+
+    Without a number of questions, the first few tell how many more there is time for.
+    """
     from hf_merge3h.evaluation.run import evaluate_3h
     from hf_merge3h.evaluation.text import short_text
 
-    typer.secho(f"\n[3H] {items} questions a data set; none that an expert was trained on ...", bold=True)
-    report = evaluate_3h(
-        {"base": (model, None)} | {ROLES[role]: (model, role) for role in paths} | {"merged": (model, MERGED)},
-        limit=items,
-        datasets=TABLE,
-        tokenizer=tokenizer,
-        leave_out=list(paths.values()),
-        skip_unreachable=True,
-        progress=False,
-    )
-    report.write_into(folder)
-    report.to_html(folder.parent / "report.html")
+    typer.secho("\n[3H] The same questions to all; none that an expert was trained on ...", bold=True)
+    with tempfile.TemporaryDirectory() as place:
+
+        def measured(limit: int) -> Any:
+            return evaluate_3h(
+                {"base": (model, None)} | {ROLES[role]: (model, role) for role in paths} | {"merged": (model, MERGED)},
+                limit=limit,
+                datasets=TABLE,
+                tokenizer=tokenizer,
+                leave_out=list(paths.values()),
+                skip_unreachable=True,
+                progress=False,
+                out=place,  # where the larger number of questions finds what the first few were answered
+            )
+
+        start = time.perf_counter()
+        report = measured(items or _FEW)
+        more = min(_MANY, int(_FEW * _SECONDS / (time.perf_counter() - start)))
+        if items is None and more > _FEW:
+            report = measured(more)
+        report.write_into(folder)
+        report.to_html(folder.parent / "report.html")
     typer.echo(f"\n{short_text(report)}\n")
     typer.echo(f"So few items show directions at best. The whole report: {folder.parent / 'report.html'}")
 
