@@ -142,10 +142,11 @@ def test_nothing_is_written_outside(kind, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("as it was")
     before = victim.stat()
+    moved = str(Path(tempfile.gettempdir()) / "hf_moved")
     places = [
         str(tmp_path / "new"),
         str(victim),
-        "/tmp/hf_escape",
+        str(Path(tempfile.gettempdir()) / "hf_escape"),
         "/dev/shm/hf_escape",
         "/var/tmp/hf_escape",
         "/hf_escape",
@@ -164,7 +165,7 @@ def test_nothing_is_written_outside(kind, tmp_path):
             attempt(os.symlink, "x", place + "_link")
         victim = {str(victim)!r}
         for action, arguments in ((os.remove, ()), (os.chmod, (0o777,)), (os.truncate, (0,)), (os.utime, ((1, 1),)),
-                                  (os.rename, ("/tmp/moved",)), (os.chown, (1, 1)), (os.link, ("linked",))):
+                                  (os.rename, ({moved!r},)), (os.chown, (1, 1)), (os.link, ("linked",))):
             attempt(action, victim, *arguments)
         def add(a, b): return a + b
         """)
@@ -173,6 +174,7 @@ def test_nothing_is_written_outside(kind, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["victim"]
     assert victim.read_text() == "as it was"
     assert (victim.stat().st_mode, victim.stat().st_mtime) == (before.st_mode, before.st_mtime)
+    assert not os.path.lexists(moved)
     assert not any(os.path.lexists(path + end) for path in places[2:] for end in ("", "_folder", "_link"))
 
 
