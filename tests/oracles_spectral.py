@@ -86,7 +86,7 @@ def channel_factor(sizes, kappa, outliers):
     return np.array([huber(max(0.0, size - middle) / deviation, kappa, outliers) for size in sizes])
 
 
-def reweight(task, granularity, kappa, outliers, preserve_norm):
+def reweight(task, granularity, kappa, outliers, preserve_norm, epsilon):
     if outliers == "none" or granularity == "layer" or not task.any():  # one layer is no outlier among its like
         return task
     if granularity == "channel":
@@ -94,7 +94,8 @@ def reweight(task, granularity, kappa, outliers, preserve_norm):
         column = channel_factor(np.linalg.norm(task, axis=0), kappa, outliers)
         changed = task * row[:, None] * column[None, :]
     else:
-        deviation = 1.4826 * np.median(np.abs(task[task != 0]))
+        counted = np.abs(task) > epsilon * np.sqrt((task**2).mean())
+        deviation = 1.4826 * np.median(np.abs(task[counted]))
         changed = np.array([[x * huber(abs(x) / deviation, kappa, outliers) for x in row] for row in task])
     return changed * (np.linalg.norm(task) / np.linalg.norm(changed) if preserve_norm else 1.0)
 
@@ -128,7 +129,7 @@ def r_tsvm(
     m, n = tasks[0].shape
     if granularity == "auto":
         granularity = "channel" if low_rank else "entry"
-    parts = [decompose(reweight(task, granularity, kappa, outliers, preserve_norm)) for task in tasks]
+    parts = [decompose(reweight(task, granularity, kappa, outliers, preserve_norm, epsilon)) for task in tasks]
     limits = [len(values) for _, values, _ in parts]
     ranks = [min(limit, min(m, n) // len(tasks)) for limit in limits]
     sparse = [float((np.abs(x) <= epsilon * np.sqrt((x**2).mean())).mean()) for x in tasks]  # w_t cancels

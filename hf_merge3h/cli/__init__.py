@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import MergeError, RequestError
-from . import evaluate, methods, metrics, publishing, recipes
+from . import evaluate, lab, methods, metrics, publishing, recipes
 
 app = typer.Typer(
     name="hf-merge3h",
@@ -40,7 +40,7 @@ def _options(
     """Merge a helpful, an honest and a harmless model into one."""
 
 
-for _group in (methods, recipes, metrics, publishing, evaluate):
+for _group in (methods, recipes, metrics, publishing, evaluate, lab):
     _group.register(app)
 
 

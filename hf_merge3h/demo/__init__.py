@@ -69,7 +69,7 @@ def base_model(dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, PreTr
         )
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
-    return _without_quantization(AutoModelForCausalLM.from_pretrained(**source, dtype=dtype), dtype), tokenizer
+    return without_quantization(AutoModelForCausalLM.from_pretrained(**source, dtype=dtype), dtype), tokenizer
 
 
 def base_model_path(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -143,7 +143,7 @@ def _source_tag() -> str:
         return "gguf"
 
 
-def _without_quantization(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+def without_quantization(loaded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Moves dequantised weights into a fresh model: transformers marks what came from a GGUF, and won't save it."""
     import copy
 

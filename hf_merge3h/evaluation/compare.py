@@ -183,7 +183,7 @@ def summarise(told: Board, base: str | None, merged: str, experts: Mapping[str, 
         summary["conflict"] = {
             expert: {h: told.change(h, expert, base) for h in hs} for expert in experts if expert in told.models
         }
-        summary["recovery"] = {expert: _recovery(told, base, merged, expert, h) for expert, h in held.items()}
+        summary["recovery"] = {expert: recovery(told, base, merged, expert, h) for expert, h in held.items()}
     points = {model: [float(told.of(h, model)[0]) for h in hs] for model in told.models}
     summary["pareto"] = statistics.pareto(points)
     if full:
@@ -203,7 +203,7 @@ def _worst(gains: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
     return {"h": h, **known[h]}
 
 
-def _recovery(told: Board, base: str, merged: str, expert: str, h: str) -> dict[str, Any]:
+def recovery(told: Board, base: str, merged: str, expert: str, h: str) -> dict[str, Any]:
     """(m - b) / (e - b); undefined where the expert's own gain may be nothing."""
     gain = told.change(h, expert, base)
     if gain is None or gain["low"] is None or gain["low"] <= 0:

@@ -212,16 +212,24 @@ def hedges(answer: str) -> bool:
 
 
 def base_answers(
-    prompts: Sequence[str], file: Path, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block: int = 64
+    prompts: Sequence[str],
+    file: Path,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tokens: int = 32,
+    block: int = 64,
 ) -> dict[str, str]:
-    """Returns the base model's answers, cut off after 32 tokens; generated once, kept in a file block by block."""
+    """Returns the base model's answers, cut off after some tokens; generated once, kept in a file block by block."""
     from hf_merge3h.lab.generate import generate_answers
 
     known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
     missing = [q for q in dict.fromkeys(prompts) if q not in known]
     for start in range(0, len(missing), block):
         part = missing[start : start + block]
-        known |= zip(part, generate_answers(base, tokenizer, part, max_new_tokens=32), strict=True)
+        known |= zip(
+            part, generate_answers(base, tokenizer, part, max_new_tokens=tokens, batch_size=block), strict=True
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_suffix(".aside")
         aside.write_text(json.dumps(known, indent=1))

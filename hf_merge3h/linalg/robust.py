@@ -7,12 +7,14 @@ and does not see up to half of the entries.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .low_rank import norms
 from .precision import EPS
 from .sparsify import flat, kth_largest, spread
 
@@ -50,14 +52,18 @@ def excess_weights(sizes: Float[Tensor, "*batch n"], kappa: float, outliers: Out
 
 
 def reweighted_entries(
-    matrix: Float[Tensor, "batch m n"], kappa: float, outliers: Outliers
+    matrix: Float[Tensor, "batch m n"], kappa: float, outliers: Outliers, epsilon: float = 0.0
 ) -> Float[Tensor, "batch m n"]:
-    """Entries times their weights, z = |x| / (1.4826 median of the |x| that are not zero).
+    """Entries times their weights, z = |x| / (1.4826 median of the |x| above epsilon times their root mean square).
+
+    Where a change is sparse, most entries are next to nothing, and against their median the change itself would be all
+    outliers; so what counts as zero is no part of the scale.
 
     Damping is clipping: x min(1, c / |x|) is x, but no further from 0 than c = 1.4826 kappa median.
     """
     rows = flat(matrix)
-    filled = (rows != 0).sum(-1)
+    floor = epsilon * norms(matrix) / math.sqrt(max(1, rows.shape[-1]))
+    filled = (rows.abs() > floor.to(rows).unsqueeze(-1)).sum(-1)
     middle = [kth_largest(rows, rank.clamp_min(1)) for rank in ((filled + 1) // 2, filled // 2 + 1)]
     scale = _NORMAL * (middle[0] + middle[1]) / 2
     if outliers == "damp":

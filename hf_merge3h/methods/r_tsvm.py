@@ -70,7 +70,9 @@ def select(
 ) -> tuple[Spectra, Selection]:
     """Weight outliers, decompose, choose ranks: all of R-TSVM but the merge itself."""
     n_experts, (batch, m, n) = len(deltas), deltas[0].shape
-    weighted, factors = _weight_outliers(deltas, granularity, outliers, kappa, preserve_norm, statistics, names)
+    weighted, factors = _weight_outliers(
+        deltas, granularity, outliers, kappa, preserve_norm, epsilon, statistics, names
+    )
     floors = noise_floors(noise, denoise, n_experts)
     if floors is not None:
         floors = [floor.to(factor) / factor for floor, factor in zip(floors, factors)]
@@ -99,6 +101,7 @@ def _weight_outliers(
     outliers: Outliers,
     kappa: float,
     preserve_norm: bool,
+    epsilon: float,
     statistics: Statistics | None,
     names: tuple[str, ...] | None,
 ) -> tuple[Tensor | tuple[LowRank, ...], Float[Tensor, "task batch"]]:
@@ -114,7 +117,7 @@ def _weight_outliers(
         return deltas, factors
     if granularity == "auto":
         granularity = "entry" if isinstance(deltas, Tensor) else "channel"
-    weighted = [reweighted(delta, granularity, kappa, outliers) for delta in deltas]
+    weighted = [reweighted(delta, granularity, kappa, outliers, epsilon) for delta in deltas]
     if preserve_norm:
         before = torch.stack([norms(delta) for delta in deltas])
         after = torch.stack([norms(delta) for delta in weighted])
@@ -175,9 +178,10 @@ def r_tsvm(
     D = tsv_merge of D_t' = c_t h * D_t,  h = min(1, kappa / z),  |D_t'| = |D_t|, with
     k_t = max(1, floor(k_t^TSV (1 - s_t)^gamma)),  s_t = share of |D_t| <= epsilon rms_t
 
-    z is a robust z-score: of entries, |x| / (1.4826 median |x|) over those that are not zero; of the norms of rows and
-    columns, max(0, x - median) / (1.4826 MAD), the weight of an entry being h(row) h(column); of layers the same with
-    the root mean squares of one module over the layers. s_t is counted on D_t itself, before weights of either kind.
+    z is a robust z-score: of entries, |x| / (1.4826 median |x|) over those above epsilon times the matrix's root mean
+    square (a sparse change would be all outliers else); of the norms of rows and columns, max(0, x - median) / (1.4826
+    MAD), the weight of an entry being h(row) h(column); of layers the same with the root mean squares of one module over
+    the layers. s_t is counted on D_t itself, before weights of either kind.
 
     Args:
         deltas: task vectors, matrices.
@@ -189,7 +193,8 @@ def r_tsvm(
         kappa: robust standard deviations from which on something is an outlier; inf for none.
         preserve_norm: rescale to the Frobenius norm from before the weighting (under layer, that of the whole model).
         gamma: how strongly sparsity lowers the rank; 0 for not at all.
-        epsilon: entries at or under this, times the root mean square of the expert's whole delta, count as zeros.
+        epsilon: entries at or under this, times the root mean square of the expert's whole delta, count as zeros; for the
+            scale of entries, times that of the matrix.
         rank_rule: cut each expert's rank by its own sparsity, or share out the ranks of TSV merging among the experts.
         denoise: drop singular values that the storage of the weights alone would make.
         noise: the level of that storage noise.

@@ -94,11 +94,13 @@ def _ratio(numerator: float, denominator: float | int) -> float:
     return numerator / denominator if denominator else 0.0
 
 
-def reweighted(delta: Tensor | LowRank, granularity: Granularity, kappa: float, outliers: Outliers) -> Tensor | LowRank:
+def reweighted(
+    delta: Tensor | LowRank, granularity: Granularity, kappa: float, outliers: Outliers, epsilon: float
+) -> Tensor | LowRank:
     """One expert's delta with its outlying entries, or rows and columns, weighted."""
     if granularity == "entry":
         assert isinstance(delta, Tensor)
-        return reweighted_entries(delta, kappa, outliers)
+        return reweighted_entries(delta, kappa, outliers, epsilon)
     row_sizes, column_sizes = channel_norms(delta)
     rows = excess_weights(row_sizes, kappa, outliers).unsqueeze(-1)
     columns = excess_weights(column_sizes, kappa, outliers).unsqueeze(-2)

@@ -1,0 +1,134 @@
+"""A comparison's file is checked wholly, and all that is wrong with it told at once."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from hf_merge3h.errors import OutputError, RequestError, SourceError
+from hf_merge3h.lab.comparison import steps
+from hf_merge3h.lab.comparison.config import read_lab
+from hf_merge3h.lab.comparison.steps import check_space, graph_of
+
+from . import small
+
+
+def test_what_is_asked_for_is_read(tmp_path):
+    ablation = {"boosted": {"method": "r_tsvm", "outliers": "boost"}, "uniform_cut": {}}
+    evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml", "limit": 4}
+    lab = read_lab(small.lab(tmp_path, ablation=ablation, evaluation=evaluation))
+    assert lab.training["full"].steps == 3
+    assert lab.methods["r_tsvm"].method == "r_tsvm"
+    assert (lab.ablation["boosted"].method, lab.ablation["boosted"].parameters) == ("r_tsvm", {"outliers": "boost"})
+    assert lab.limit == 4
+
+
+def test_a_list_of_methods_is_short_for_their_defaults(tmp_path):
+    lab = read_lab(small.lab(tmp_path, methods=["ties", "linear"]))
+    assert [(label, one.parameters) for label, one in lab.methods.items()] == [("ties", {}), ("linear", {})]
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
+    path = small.lab(
+        tmp_path,
+        methods={"tis": {}, "ties": {"densty": 0.5}, "slerp": {}},
+        training={"full": {"steps": 0, "learning_rate": -1}, "fool": {}},
+        data={"helpfulness": "train/none.jsonl", "honesty": "train/honesty.jsonl"},
+        paradigms={"dynamic": ["full"], "static": ["lora"]},
+        mixtures={"heuristics": {}},
+        order=["honesty"],
+        tuning={"trials": 2, "low": 2.0, "high": 1.0},
+        keep=["dare"],
+        extra=1,
+    )
+    with pytest.raises(RequestError) as caught:
+        read_lab(path)
+    said = str(caught.value)
+    for part in (
+        "'extra': no such key", "methods.tis", "did you mean 'ties'?", "methods.ties", "densty", "methods.slerp",
+        "training.full.steps=0", "training.full.learning_rate=-1", "'fool' is unknown", "train/none.jsonl",
+        "data: has helpfulness, honesty; expected helpfulness, honesty, harmlessness", "'dynamic' is unknown",
+        "paradigms.static: lora is not under `training`", "did you mean 'heuristic'?", "order=['honesty']",
+        "tuning.low=2.0", "evaluation.development: missing", "keep: 'dare'",
+    ):  # fmt: skip
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("[1, 2]", RequestError, "expected a mapping"),
+        ("a: [", SourceError, "cannot be read as YAML"),
+        ("!!python/object/apply:os.system ['true']", SourceError, "cannot be read as YAML"),
+    ],
+)
+def test_what_is_no_file_of_a_comparison_is_refused(tmp_path, text, error, said):
+    path = tmp_path / "lab.yaml"
+    path.write_text(text)
+    with pytest.raises(error, match=said):
+        read_lab(path)
+
+
+def test_experts_that_exist_need_no_training(tmp_path):
+    from tests.evaluation import tiny
+
+    for number, role in enumerate(small.ROLES, 1):
+        tiny.folder(tmp_path / role, number)
+    path = small.lab(tmp_path, data=None, training=None, paradigms=None, experts={role: role for role in small.ROLES})
+    graph = graph_of(read_lab(path), tmp_path / "out")
+    assert [step.action for step in graph.steps.values()] == ["measure"] * 6
+    both = {"data": yaml.safe_load(small.lab(tmp_path / "other").read_text())["data"]}
+    with pytest.raises(RequestError, match="data, experts: expected one of them"):
+        read_lab(small.lab(tmp_path, experts={role: role for role in small.ROLES}, training=None, **both))
+
+
+def test_a_changed_method_or_rate_redoes_what_depends_on_it(tmp_path):
+    def keys(**changes):
+        graph = graph_of(read_lab(small.lab(tmp_path, **changes)), tmp_path / "out")
+        return {name: graph.key(name) for name in graph.steps}
+
+    before = keys()
+    more = keys(methods={"task_arithmetic": {}, "r_tsvm": {"gamma": 0}, "ties": {}})
+    assert {name for name, key in more.items() if before.get(name) != key} == {
+        "measure/test/static/full/r_tsvm",
+        "measure/test/static/full/ties",
+    }
+    hotter = keys(training={"full": {"steps": 3, "batch_size": 2, "learning_rate": 2e-3}})
+    assert {name for name, key in hotter.items() if before[name] == key} == {"questions", "measure/test/base"}
+
+
+def test_a_changed_record_redoes_the_measurements(tmp_path):
+    path = small.lab(tmp_path)
+    before = graph_of(read_lab(path), tmp_path / "out")
+    with open(tmp_path / "suite" / "sums.jsonl", "a") as file:
+        file.write('{"question": "What is 99 + 1?", "answer": "#### 100"}\n')
+    after = graph_of(read_lab(path), tmp_path / "out")
+    assert before.key("measure/test/base") != after.key("measure/test/base")
+    assert before.key("train/static/full/honesty") == after.key("train/static/full/honesty")
+
+
+def test_a_folder_that_moved_is_the_same_comparison(tmp_path):
+    one, two = (graph_of(read_lab(small.lab(tmp_path / name)), tmp_path / "out") for name in ("one", "two"))
+    assert {name: one.key(name) for name in one.steps} == {name: two.key(name) for name in two.steps}
+
+
+def test_the_chain_begins_with_the_static_expert(tmp_path):
+    changes = {
+        "paradigms": {"static": ["full"], "continual": ["full"]},
+        "order": ["honesty", "helpfulness", "harmlessness"],
+    }
+    graph = graph_of(read_lab(small.lab(tmp_path, **changes)), tmp_path / "out")
+    assert graph.steps["train/continual/full/2-helpfulness"].inputs == ("train/static/full/honesty",)
+    merge = graph.steps["measure/test/continual/full/stages/r_tsvm"].settings["experts"]
+    assert merge["honesty"] == {"step": "train/static/full/honesty"}
+    assert merge["harmlessness"] == {"step": "stage/continual/full/harmlessness"}
+
+
+def test_the_disk_is_asked_before_anything_is_trained(tmp_path, monkeypatch):
+    lab = read_lab(small.lab(tmp_path))
+    graph = graph_of(lab, tmp_path / "out")
+    check_space(graph, lab)
+    usage = type(steps.shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(steps.shutil, "disk_usage", lambda _: usage(10, 10, 0))
+    with pytest.raises(OutputError, match=r"3 whole models need .* GB, and 0.0 GB are free"):
+        check_space(graph, lab)

@@ -1,0 +1,102 @@
+"""Steps are kept by content; what changes redoes what depends on it and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hf_merge3h.errors import OutputError
+from hf_merge3h.lab.comparison import graph as graphs
+from hf_merge3h.lab.comparison.graph import DONE, FAILED, PARTIAL, Graph, Step
+
+
+def chain(**changed):
+    settings = {"a": 1, "b": 2, "c": 3, "d": 4} | changed
+    inputs = {"a": (), "b": ("a",), "c": ("b",), "d": ()}
+    return [Step(name, "questions", {"value": value}, inputs[name]) for name, value in settings.items()]
+
+
+def finish(graph, *names):
+    for name in names:
+        folder = graph.folder(name)
+        folder.mkdir(parents=True)
+        (folder / DONE).write_text(json.dumps({"step": name, "seconds": 1.0, "peak_mb": 1.0}))
+
+
+def words(graph):
+    return {state.step.name: state.word for state in graph.states()}
+
+
+def test_a_change_redoes_what_depends_on_it_alone(tmp_path):
+    finish(Graph(chain(), tmp_path), "a", "b", "c", "d")
+    assert set(words(Graph(chain(), tmp_path)).values()) == {"done"}
+    assert words(Graph(chain(b=5), tmp_path)) == {"a": "done", "b": "open", "c": "open", "d": "done"}
+
+
+def test_paths_are_no_part_of_a_key(tmp_path):
+    here, there = (Graph([Step("a", "mix", {}, (), {"data": place})], tmp_path) for place in ("/here", "/there"))
+    assert here.key("a") == there.key("a")
+
+
+def test_what_needs_something_that_failed_is_blocked(tmp_path):
+    graph = Graph(chain(), tmp_path)
+    graph.folder("a").mkdir(parents=True)
+    (graph.folder("a") / FAILED).write_text(json.dumps({"error": "no"}))
+    assert words(graph) == {"a": "failed", "b": "blocked", "c": "blocked", "d": "open"}
+
+
+def test_what_was_begun_is_told_apart_from_what_was_not(tmp_path):
+    graph = Graph(chain(), tmp_path)
+    (graph.folder("a") / PARTIAL).mkdir(parents=True)
+    assert words(graph)["a"] == "begun"
+
+
+def test_results_that_nobody_asks_for_are_named(tmp_path):
+    old = Graph(chain(), tmp_path)
+    finish(old, "a", "b", "c", "d")
+    assert old.stale() == []
+    assert Graph(chain(c=9), tmp_path).stale() == [old.folder("c")]
+
+
+def test_a_broken_result_is_an_error_that_names_the_file(tmp_path):
+    graph = Graph(chain(), tmp_path)
+    finish(graph, "a")
+    (graph.folder("a") / DONE).write_text("{")
+    with pytest.raises(OutputError, match=r"step.json: broken.*delete its folder"):
+        graph.states()
+
+
+def test_only_what_is_chosen_and_what_it_needs_is_done(tmp_path, monkeypatch):
+    graph = Graph(chain(), tmp_path)
+    done = []
+
+    def do(job):
+        done.append(job.step.name)
+        finish(graph, job.step.name)
+
+    monkeypatch.setattr(graphs, "_do", do)
+    told = []
+    graph.run(["b"], told.append)
+    assert done == ["a", "b"]
+    assert told == ["[1/2] a: 1 s", "[2/2] b: 1 s"]
+
+
+def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, monkeypatch):
+    graph = Graph(chain(), tmp_path)
+
+    def do(job):
+        if job.step.name == "b":
+            job.out.mkdir(parents=True)
+            (job.out / FAILED).write_text(json.dumps({"error": "out of luck", "seconds": 2.0}))
+        else:
+            finish(graph, job.step.name)
+
+    monkeypatch.setattr(graphs, "_do", do)
+    told = []
+    states = graph.run(list(graph.steps), told.append)
+    assert [state.word for state in states] == ["done", "failed", "blocked", "done"]
+    assert told[1:3] == [
+        "[2/4] b: 2 s failed: out of luck",
+        "[3/4] c: not run, for something that it reads failed",
+    ]

@@ -1,0 +1,272 @@
+"""The small comparison, run by its command: killed twice on the way, again from nothing, and with a step that fails."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from hf_merge3h.cli import app
+from hf_merge3h.errors import RequestError
+from hf_merge3h.evaluation.statistics import mean_interval
+from hf_merge3h.lab.comparison.actions import ACTIONS
+from hf_merge3h.lab.comparison.config import read_lab
+from hf_merge3h.lab.comparison.findings import Findings
+from hf_merge3h.lab.comparison.graph import DONE, Job
+from hf_merge3h.lab.comparison.steps import graph_of
+from tests.evaluation import tiny
+
+from . import small
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "hf_merge3h.cli", "lab", *map(str, arguments)]
+
+
+def run(file: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command("run", file, "--out", out, *more), capture_output=True, text=True)
+
+
+def killed(file: Path, out: Path, after: str) -> None:
+    """Start a run and kill it, without a chance to tidy up, when a step's folder appears."""
+    process = subprocess.Popen(command("run", file, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 120
+        while not (out / "steps" / after).is_dir():
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < limit, f"{after} never began"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def still(out: Path) -> None:
+    """No step outlives the run that began it."""
+    time.sleep(1.0)
+    marks = {path: path.stat().st_mtime for path in out.rglob("*")}
+    time.sleep(1.0)
+    assert {path: path.stat().st_mtime for path in out.rglob("*")} == marks
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A whole run in one go: its file and its folder."""
+    place = tmp_path_factory.mktemp("lab")
+    file = small.lab(place)
+    done = run(file, place / "out")
+    assert done.returncode == 0, done.stderr
+    return file, place / "out"
+
+
+def figures(out: Path):
+    arena = json.loads((out / "findings.json").read_text())["arenas"][0]
+    return {name: (one["figures"], one.get("recovery")) for name, one in arena["models"].items()}
+
+
+def test_a_run_that_was_killed_twice_ends_with_the_same_numbers(ran, tmp_path):
+    file, out = ran
+    killed(file, tmp_path / "out", "train/static/full/honesty")
+    still(tmp_path / "out")
+    killed(file, tmp_path / "out", "measure/test/static/full/r_tsvm")
+    done = run(file, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "out") == figures(out)
+    assert "train/static/full/helpfulness" not in done.stderr  # what was done stays done
+
+
+def test_a_second_run_does_nothing(ran):
+    file, out = ran
+    again = run(file, out)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_figures_are_those_of_the_items(ran):
+    _, out = ran
+    (scores,) = (out / "steps/measure/test/static/full/r_tsvm").glob("*/run/items/model/gold.scores.jsonl")
+    values = [json.loads(line)["value"] for line in scores.read_text().splitlines()]
+    told = figures(out)["r_tsvm"][0]["gold"]
+    assert told["n"] == len(values) == 8
+    assert told["value"] == pytest.approx(mean_interval(values)[0])
+
+
+def test_the_report_says_what_is_ours_and_what_is_undefined(ran):
+    _, out = ran
+    text = (out / "report.md").read_text()
+    assert "r_tsvm (reconstruction)" in text
+    assert "is not in its abstract" in text
+    assert "undefined" in text  # a random model's facts are as good as its expert's
+    assert (out / "recovery-static-full-light.png").stat().st_size > 5000
+
+
+def test_only_weights_that_are_needed_are_kept(ran):
+    _, out = ran
+    holders = {path.relative_to(out / "steps").parts[0] for path in (out / "steps").rglob("*.safetensors")}
+    assert holders == {"train"}
+    assert not list(out.rglob("checkpoints"))
+    assert not list(out.rglob("partial"))
+
+
+def test_status_and_report_run_nothing(ran):
+    file, out = ran
+    told = CliRunner().invoke(app, ["lab", "status", str(file), "--out", str(out)])
+    assert told.exit_code == 0
+    assert "10 done" in told.output
+    listed = json.loads(CliRunner().invoke(app, ["lab", "status", str(file), "--out", str(out), "--json"]).output)
+    assert {one["state"] for one in listed} == {"done"}
+    assert all(one["peak_mb"] > 0 for one in listed)
+    before = (out / "report.md").read_text()
+    (out / "report.md").unlink()
+    assert CliRunner().invoke(app, ["lab", "report", str(file), "--out", str(out)]).exit_code == 0
+    assert (out / "report.md").read_text() == before
+
+
+def test_a_step_that_fails_is_told_and_the_others_go_on(tmp_path):
+    for number, role in enumerate(small.ROLES, 1):
+        tiny.folder(tmp_path / role, number)
+    other = tmp_path / "honesty"
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"intermediate_size": 16}))
+    tensors = load_file(other / "model.safetensors")
+    from safetensors.torch import save_file
+
+    cut = {name: t[:16].contiguous() if "gate_proj" in name or "up_proj" in name else t for name, t in tensors.items()}
+    cut = {name: t[:, :16].contiguous() if "down_proj" in name else t for name, t in cut.items()}
+    save_file(cut, other / "model.safetensors", metadata={"format": "pt"})
+    file = small.lab(
+        tmp_path, data=None, training=None, paradigms=None, experts={role: role for role in small.ROLES},
+        methods={"task_arithmetic": {}},
+    )  # fmt: skip
+    done = run(file, tmp_path / "out")
+    assert done.returncode == 1
+    assert "measure/test/static/given/expert-honesty: " in done.stderr  # an expert of another shape can be asked
+    assert "1 of 5 steps are not done" in done.stderr
+    assert "failed   measure/test/static/given/task_arithmetic" in done.stderr
+    assert "honesty" in done.stderr.split("task_arithmetic", 1)[1]
+    assert "Not done" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_bad_arguments_are_told_before_anything_is_made(tmp_path):
+    file = small.lab(tmp_path)
+    for arguments, said in (
+        (["run", file, "--out", tmp_path / "out", "--only", "mesure"], "the beginning of a step.s name"),
+        (["run", file, "--out", tmp_path / "out", "--hours", "0"], "a number of hours above 0"),
+        (["status", file, "--out", tmp_path / "none"], "begin one with"),
+        (["run", tmp_path / "none.yaml", "--out", tmp_path / "out"], "cannot be read"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            CliRunner().invoke(app, ["lab", *map(str, arguments)], catch_exceptions=False)
+    assert not (tmp_path / "out" / "steps").exists()
+
+
+def here(graph, names):
+    """Do steps in this process: quicker than one process each."""
+    for name in names:
+        folder = graph.folder(name)
+        folder.mkdir(parents=True)
+        step = graph.steps[name]
+        facts = ACTIONS[step.action](Job(step, {each: graph.folder(each) for each in step.inputs}, folder)) or {}
+        told = json.loads(json.dumps({"seconds": 1.0, "peak_mb": 1.0, **facts}, default=str))
+        (folder / DONE).write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_stages_of_a_chain_add_up_to_its_end(tmp_path, kind):
+    training = {kind: {"steps": 2, "batch_size": 2, "learning_rate": 1e-2}}
+    file = small.lab(tmp_path, training=training, paradigms={"continual": [kind]}, methods={"task_arithmetic": {}})
+    graph = graph_of(read_lab(file), tmp_path / "out")
+    names = [name for name in graph.steps if name.startswith(("train", "stage", "questions"))]
+    assert [name.split("/")[0] for name in names] == ["questions", "train", "train", "train", "stage", "stage"]
+    here(graph, [*names, "measure/test/continual/full/stages/task_arithmetic".replace("full", kind)])
+    merged = json.loads(
+        (graph.folder(f"measure/test/continual/{kind}/stages/task_arithmetic") / "merge.json").read_text()
+    )
+    assert len(merged["tensors"]) > 5
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    last = weights(tmp_path / "base", graph.folder(f"train/continual/{kind}/3-harmlessness"))
+    stages = [graph.folder(f"train/continual/{kind}/1-helpfulness"),
+              *(graph.folder(f"stage/continual/{kind}/{role}") for role in ("honesty", "harmlessness"))]  # fmt: skip
+    parts = [weights(tmp_path / "base", folder) for folder in stages]
+    for name, tensor in base.items():
+        total = tensor + sum(part[name] - tensor for part in parts)
+        assert torch.allclose(total, last[name], atol=2e-6), name
+
+
+def weights(base: Path, folder: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "adapter_config.json").exists():
+        return load_file(folder / "model.safetensors")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)).merge_and_unload()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def test_lora_seeds_are_shared_or_apart(tmp_path):
+    for seeds, equal in (("shared", True), ("different", False)):
+        training = {"lora": {"steps": 1, "batch_size": 1, "seeds": seeds}}
+        file = small.lab(tmp_path, training=training, paradigms={"static": ["lora"]})
+        graph = graph_of(read_lab(file), tmp_path / "out")
+        found = {step.settings["init_seed"] for step in graph.steps.values() if step.action == "train"}
+        assert (len(found) == 1) is equal
+
+
+def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
+    evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml", "limit": 6}
+    file = small.lab(
+        tmp_path, methods={"task_arithmetic": {}, "linear": {}}, evaluation=evaluation,
+        training={"full": {"steps": 12, "batch_size": 4, "learning_rate": 3e-3}},
+        tuning={"trials": 2, "limit": 4, "low": 0.5, "high": 1.5}, ablation={"uniform_cut": {}, "random_weights": {}},
+    )  # fmt: skip
+    lab = read_lab(file)
+    graph = graph_of(lab, tmp_path / "out")
+    assert not any(name.startswith("tune") and "linear" in name for name in graph.steps)  # it has no scale
+    search = graph.steps["tune/static/full/task_arithmetic"]
+    assert all(name.startswith(("measure/development", "train", "questions")) for name in search.inputs)
+    assert search.settings["suite"] == graph.steps["measure/development/base"].settings["suite"]
+    names = ["questions", *(name for name in graph.steps if name.startswith(("train", "measure/development")))]
+    here(graph, names)
+    told = Findings.of(lab, graph).arenas
+    assert [arena.split for arena in told] == ["development"]
+    assert set(told[0].merges) == {"uniform_cut", "random_weights"}
+
+
+def test_a_mixture_is_as_large_as_what_the_experts_saw(tmp_path):
+    file = small.lab(tmp_path, mixtures={"heuristic": {}})
+    graph = graph_of(read_lab(file), tmp_path / "out")
+    here(graph, ["mix/full/heuristic"])
+    rows = (graph.folder("mix/full/heuristic") / "mixture.jsonl").read_text().splitlines()
+    assert len(rows) == 3 * 3 * 2
+    assert graph.steps["train/mixture/full/heuristic"].settings["steps"] == 9
+
+
+def test_hours_settle_a_run_once(tmp_path):
+    from hf_merge3h.lab.comparison.budget import plan, settled
+
+    tuning = {"trials": 20, "limit": 50}
+    evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml", "limit": 50}
+    lab = read_lab(small.lab(tmp_path, training={"full": {"steps": 400}}, tuning=tuning, evaluation=evaluation))
+    speed = {"item": 1.0, "step": {"full": 1.0}}
+    short, long = (plan(lab, hours * 3600, speed) for hours in (0.3, 100))
+    assert long["steps"] == {"full": 400}
+    assert (long["limit"], long["trials"]) == (50, 20)
+    assert short["steps"]["full"] == pytest.approx(0.3 * 3600 * 0.45 / 3, rel=0.02)
+    assert 8 <= short["limit"] < 50
+    assert 2 <= short["trials"] < 20
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "budget.json").write_text(json.dumps({"hours": 0.3, **short}))
+    cut = settled(lab, out)
+    assert (cut.training["full"].steps, cut.limit) == (short["steps"]["full"], short["limit"])
+    with pytest.raises(RequestError, match="for which this run was settled"):
+        CliRunner().invoke(
+            app, ["lab", "run", str(tmp_path / "lab.yaml"), "--out", str(out), "--hours", "5"], catch_exceptions=False
+        )
