@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -117,14 +118,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     told = study(options.seeds)
-    if options.json:
-        print(json.dumps(told, indent=1))
-        return
+    sys.stdout.write((json.dumps(told, indent=1) if options.json else table(told)) + "\n")
+
+
+def table(told: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Distances, and in brackets in how many draws a rival is nearer to the truth than TSV merging."""
     width = max(map(len, RIVALS))
-    print(" " * width, *(f"{kind:>16}" for kind in PLANTS))
+    lines = [" ".join([" " * width, *(f"{kind:>16}" for kind in told)])]
     for label in RIVALS:
-        cells = (f"{told[kind][label]['distance']:8.3f} ({told[kind][label]['nearer']:4.0%})" for kind in PLANTS)
-        print(f"{label:<{width}}", *(f"{cell:>16}" for cell in cells))
+        cells = (f"{of[label]['distance']:8.3f} ({of[label]['nearer']:4.0%})" for of in told.values())
+        lines.append(" ".join([f"{label:<{width}}", *(f"{cell:>16}" for cell in cells)]))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -180,8 +180,8 @@ def r_tsvm(
 
     z is a robust z-score: of entries, |x| / (1.4826 median |x|) over those above epsilon times the matrix's root mean
     square (a sparse change would be all outliers else); of the norms of rows and columns, max(0, x - median) / (1.4826
-    MAD), the weight of an entry being h(row) h(column); of layers the same with the root mean squares of one module over
-    the layers. s_t is counted on D_t itself, before weights of either kind.
+    MAD), the weight of an entry being h(row) h(column); of layers the same with the root mean squares of one module
+    over the layers. s_t is counted on D_t itself, before weights of either kind.
 
     Args:
         deltas: task vectors, matrices.
@@ -193,8 +193,8 @@ def r_tsvm(
         kappa: robust standard deviations from which on something is an outlier; inf for none.
         preserve_norm: rescale to the Frobenius norm from before the weighting (under layer, that of the whole model).
         gamma: how strongly sparsity lowers the rank; 0 for not at all.
-        epsilon: entries at or under this, times the root mean square of the expert's whole delta, count as zeros; for the
-            scale of entries, times that of the matrix.
+        epsilon: entries at or under this, times the root mean square of the expert's whole delta, count as zeros; for
+            the scale of entries, times that of the matrix.
         rank_rule: cut each expert's rank by its own sparsity, or share out the ranks of TSV merging among the experts.
         denoise: drop singular values that the storage of the weights alone would make.
         noise: the level of that storage noise.

@@ -105,6 +105,8 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
     from trl import SFTConfig
 
     cuda = torch.cuda.is_available()
+    # TRL turns on checkpointing of activations by an old name, which transformers warns of; here it is off by the new
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": None, "activation_checkpointing": False}
     return SFTConfig(
         output_dir=str(folder),
         max_steps=settings["steps"],
@@ -115,8 +117,6 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
         weight_decay=0.0,
         max_length=settings["max_tokens"],
         completion_only_loss=True,
-        gradient_checkpointing=None,  # TRL turns on what transformers calls by a new name
-        activation_checkpointing=False,
         bf16=cuda and torch.cuda.is_bf16_supported(),
         use_cpu=not cuda,
         seed=settings["seed"],
@@ -127,6 +127,7 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
         dataloader_pin_memory=cuda,
         report_to="none",
         disable_tqdm=True,
+        **checkpointing,
     )
 
 
