@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -257,10 +258,9 @@ class _Reader:
                     raise bad(f"{key}.{label}", options, "a mapping of parameters")
                 parameters = {name: value for name, value in options.items() if name != "method"}
                 method = str(options.get("method", label))
-                if method not in CONTROLS:
-                    record = get_method(method)
-                    record.check_experts(len(H))
-                    record.bind(parameters, len(H))
+                if method in CONTROLS and key != "ablation":
+                    raise bad("method", method, "a merging method", "the controls belong under `ablation`")
+                _check_method(method, parameters)
                 found[str(label)] = Variant(method, parameters)
             except ValueError as problem:
                 self.problems.add(f"{key}.{label}: {problem}")
@@ -340,3 +340,15 @@ class _Reader:
 
 #: Methods of the lab alone, which stand in for R-TSVM's two ideas without what is said to make them work (`controls`).
 CONTROLS = ("random_weights", "uniform_cut")
+
+
+def _check_method(method: str, parameters: Mapping[str, Any]) -> None:
+    known: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if method in CONTROLS:
+        from .controls import registered  # it needs torch, which a file without controls can be read without
+
+        known = registered()
+    with known:
+        record = get_method(method)
+        record.check_experts(len(H))
+        record.bind(parameters, len(H))

@@ -1,4 +1,4 @@
-"""Controls of R-TSVM's ablation, registered by importing this file, which only the lab does.
+"""Controls of R-TSVM's ablation, methods only within `registered()`.
 
 `random_weights` weights as many entries as strongly as R-TSVM does, but others: whatever it gains over this is owed to
 which entries are outliers. `uniform_cut` keeps as many singular triplets as R-TSVM, but the same share of each expert
@@ -7,7 +7,9 @@ and matrix: whatever R-TSVM gains over this is owed to telling sparse changes fr
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -17,15 +19,11 @@ from ...linalg.low_rank import LowRank, norms
 from ...linalg.robust import reweighted_entries
 from ...methods.arithmetic import Scale
 from ...methods.tsv import dense_spectra, merge_spectra, merge_tasks, per_matrix
-from ...registry import Range, method
+from ...registry import Range, method, unregister
 
 _WHY = "a control of the lab's ablation: its weights or ranks are not those of a merging method"
 
 
-@method(
-    "random_weights", title="TSV-Merge with R-TSVM's weights on other entries", paper="arXiv:2502.06876",
-    family="control", matrix_only=True, exempt={"identity": _WHY, "rotation": _WHY},
-)  # fmt: skip
 def random_weights(
     deltas: Float[Tensor, "task batch m n"],
     weights: Float[Tensor, "task"],
@@ -60,10 +58,6 @@ def random_weights(
     return merge_spectra(spectra, ranks, scales, deltas)
 
 
-@method(
-    "uniform_cut", title="TSV-Merge with the same share of ranks everywhere", paper="arXiv:2412.00081",
-    family="control", matrix_only=True, exempt={"identity": _WHY, "rotation": _WHY},
-)  # fmt: skip
 def uniform_cut(
     deltas: Float[Tensor, "task batch m n"],
     weights: Float[Tensor, "task"],
@@ -84,3 +78,28 @@ def uniform_cut(
     """
     k = max(1, int(share * (min(deltas.shape[-2:]) // len(deltas))))
     return merge_tasks(dense_spectra(deltas, k), weights, scale, deltas)
+
+
+_CONTROLS: Mapping[str, tuple[Callable[..., LowRank], Mapping[str, Any]]] = {
+    "random_weights": (
+        random_weights,
+        {"title": "TSV-Merge with R-TSVM's weights on other entries", "paper": "arXiv:2502.06876"},
+    ),
+    "uniform_cut": (
+        uniform_cut,
+        {"title": "TSV-Merge with the same share of ranks everywhere", "paper": "arXiv:2412.00081"},
+    ),
+}
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Make the controls methods for as long as the block lasts; nobody else's lists have them."""
+    exempt = {"identity": _WHY, "rotation": _WHY}
+    for name, (function, facts) in _CONTROLS.items():
+        method(name, **facts, family="control", matrix_only=True, exempt=exempt)(function)
+    try:
+        yield
+    finally:
+        for name in _CONTROLS:
+            unregister(name)

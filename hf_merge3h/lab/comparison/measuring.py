@@ -54,7 +54,7 @@ def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     import hf_merge3h  # noqa: F401  attaches merge_3h
 
-    from . import controls  # noqa: F401  registers the methods that stand beside R-TSVM
+    from .controls import registered
 
     settings = job.settings
     model: Any = AutoModelForCausalLM.from_pretrained(base_folder(job.step.paths["base"]), dtype=torch.float32)
@@ -62,7 +62,7 @@ def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         model = model.to("cuda")
     experts = {role: located(job, source) for role, source in settings["experts"].items()}
     start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
+    with registered(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MergeWarning)
         model.merge_3h(
             experts, method=variant["method"], seed=settings["seed"], progress=False, **variant["parameters"]

@@ -31,7 +31,7 @@ def test_a_list_of_methods_is_short_for_their_defaults(tmp_path):
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
     path = small.lab(
         tmp_path,
-        methods={"tis": {}, "ties": {"densty": 0.5}, "slerp": {}},
+        methods={"tis": {}, "ties": {"densty": 0.5}, "slerp": {}, "random_weights": {}},
         training={"full": {"steps": 0, "learning_rate": -1}, "fool": {}},
         data={"helpfulness": "train/none.jsonl", "honesty": "train/honesty.jsonl"},
         paradigms={"dynamic": ["full"], "static": ["lora"]},
@@ -39,6 +39,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         order=["honesty"],
         tuning={"trials": 2, "low": 2.0, "high": 1.0},
         keep=["dare"],
+        ablation={"uniform_cut": {"share": 2.0}},
         extra=1,
     )
     with pytest.raises(RequestError) as caught:
@@ -49,7 +50,9 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "training.full.steps=0", "training.full.learning_rate=-1", "'fool' is unknown", "train/none.jsonl",
         "data: has helpfulness, honesty; expected helpfulness, honesty, harmlessness", "'dynamic' is unknown",
         "paradigms.static: lora is not under `training`", "did you mean 'heuristic'?", "order=['honesty']",
-        "tuning.low=2.0", "evaluation.development: missing", "keep: 'dare'",
+        "tuning.low=2.0",
+        "the controls belong under `ablation`",
+        "ablation.uniform_cut: share=2.0", "evaluation.development: missing", "keep: 'dare'",
     ):  # fmt: skip
         assert part in said
 
