@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from hf_merge3h.evaluation import run
+from hf_merge3h.evaluation import asking, run
 from hf_merge3h.evaluation.generate import batches, encode, prompt_text
 from hf_merge3h.evaluation.items import ask, make_items, select
 from hf_merge3h.evaluation.models import opened
@@ -69,20 +69,20 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", help="a folder; the demo's base by default")
     options = parser.parse_args()
-    chosen, best, asking = suite(options.tokens), {}, []
+    chosen, best, spent = suite(options.tokens), {}, []
     if options.model is None:
         from hf_merge3h.demo import base_model_path
 
         options.model = base_model_path()
     task = chosen.tasks["strongreject"]
     items = select(make_items(task, load(task, chosen).records), options.limit, 0)
-    real = run._ask_all
+    real = asking._Run._ask_one
 
     def watched(*arguments):
         _, wall, cpu = timed(lambda: real(*arguments))
-        asking.append((wall, cpu))
+        spent.append((wall, cpu))
 
-    run._ask_all = watched
+    asking._Run._ask_one = watched
     with opened("base", options.model, device="cpu") as model:
         prompts = [prompt_text(task, ask(task, item), model) for item in items]
         for turn in range(options.repeats):
@@ -94,7 +94,7 @@ def main():
                 ))  # fmt: skip
             said = report.answers["merged"]["strongreject"]
             assert [said[item.id]["answers"][0] for item in items] == texts, "the answers differ"
-            for name, seconds in (("bare loop", plain), ("runner, asking", asking[turn]), ("runner, whole", whole)):
+            for name, seconds in (("bare loop", plain), ("runner, asking", spent[turn]), ("runner, whole", whole)):
                 best[name] = [min(pair) for pair in zip(best.get(name, seconds), seconds, strict=True)]
     wall, cpu = best["bare loop"]
     print(f"{options.limit} prompts, {options.tokens} tokens, batches of {options.batch}, best of {options.repeats}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,61 +13,66 @@ from voices import MOST_SPOKEN, Speaker
 
 import hf_merge3h
 
-#: Seconds that a quick evaluation may take.
+#: Seconds that a quick evaluation may take, and what of them is left for scoring and the report.
 SECONDS = float(os.environ.get("SPACE_EVALUATION_SECONDS", "120"))
+SCORING = 10
 #: Of the suite 3h-offline: at least one for each H, and those that write the shortest answers.
 DATASETS = ("instructions", "truthfulqa", "strongreject", "safe_lookalikes")
-FIRST, MOST = 2, 24  # questions a data set: to see how quick this machine is, and at most
+MOST = 24  # questions a data set
 H = ("helpfulness", "honesty", "harmlessness")
 
 
-def sources(speakers: Sequence[Speaker]) -> dict[str, Any]:
-    """What the library is to evaluate: name -> model, or adapter on the model named base.
+def sources(speakers: Sequence[Speaker], opened: Callable[[Speaker], Any]) -> dict[str, Any]:
+    """What the library is to evaluate: name -> a function that opens the model when its turn comes.
 
     Raises:
         ValueError: a model that is too large to answer here.
     """
-    found: dict[str, Any] = {}
     for speaker in speakers:
         weights = places.weights_of(speaker.model)
         if weights > MOST_SPOKEN:
             raise ValueError(f"{places.size(weights)} of weights are too much to ask questions here")
-        found[speaker.label] = places.place(speaker.adapter or speaker.model)
-    return found
+    return {speaker.label: functools.partial(opened, speaker) for speaker in speakers}
 
 
 def measure(
     speakers: Sequence[Speaker],
-    folder: Path,
-    say: Callable[[float, str], None],
+    opened: Callable[[Speaker], Any],
+    tell: Callable[[float, str], None],
     *,
     seconds: float = SECONDS,
-    evaluate: Callable[..., Any] | None = None,
 ) -> Mapping[str, Any]:
     """Ask all of them a few questions of each data set, as many as fit into the time.
 
     Args:
         speakers: base, experts and `merged`.
-        folder: new; the items lie there.
-        say: told a share of one, and what is being done.
+        opened: gives the model that a speaker is.
+        tell: told a share of one, and what is being done; what it raises ends the evaluation.
         seconds: that it may take.
-        evaluate: `hf_merge3h.evaluate_3h`, if left out.
 
     Returns:
         The `evaluation` of a manifest.
     """
-    evaluate = evaluate or hf_merge3h.evaluate_3h
-    models, start = sources(speakers), time.monotonic()
-    roles = {name: name for name in models if name in H}
-    options: dict[str, Any] = {
-        "datasets": list(DATASETS), "out": folder, "roles": roles, "skip_unreachable": True, "progress": False,
-    }  # fmt: skip
-    say(0.05, f"Asking {len(models)} models {FIRST} questions of each data set")
-    report = evaluate(models, "3h-offline", limit=FIRST, **options)
-    spent = time.monotonic() - start
-    # What is done is not asked again; loading the models is in the first time, so this rather overestimates.
-    more = min(MOST, int(FIRST * (seconds - spent) / max(spent, 1e-9)))
-    if more > FIRST:
-        say(min(0.9, spent / seconds), f"Asking {more} questions of each: about {more / FIRST * spent:.0f} s")
-        report = evaluate(models, "3h-offline", limit=more, **options)
+    folders = [places.place(each.adapter or each.model) for each in speakers]
+    report = hf_merge3h.evaluate_3h(
+        sources(speakers, opened),
+        "3h-offline",
+        limit=MOST,
+        max_seconds=max(1.0, seconds - SCORING),
+        datasets=DATASETS,
+        roles={each.label: each.label for each in speakers if each.label in H},
+        leave_out=[folder for folder in folders if Path(folder).is_dir()],
+        skip_unreachable=True,
+        progress=lambda share, text: tell(0.95 * share, text),
+    )
     return report.to_dict()
+
+
+def told(evaluation: Mapping[str, Any]) -> str:
+    """How much was asked, in words."""
+    asked = ", ".join(f"{each['n']} of {each.get('title') or each['dataset']}" for each in evaluation["datasets"])
+    text = f"Questions that all models answered: {asked}."
+    if evaluation.get("stopped"):
+        text += f" More did not fit into the {SECONDS:.0f} s that a quick evaluation may take."
+    left = [each["dataset"] for each in evaluation["not_evaluated"] if each["dataset"] in DATASETS]
+    return text + (f" Left out: {', '.join(left)}; the card says why." if left else "")

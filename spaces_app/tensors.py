@@ -46,13 +46,21 @@ class Teller:
         Raises:
             CancelledError: the file is there.
         """
+        left = f", {progress.left:.0f} s left" if math.isfinite(progress.left) and progress.seconds > 1 else ""
+        self.tell(progress.done / max(1, progress.total), f"{self.what}{left}")
+
+    def tell(self, share: float, text: str) -> None:
+        """Show a share of one, and a text.
+
+        Raises:
+            CancelledError: the file is there.
+        """
         if self.stop.exists():
             raise CancelledError
-        left = f", {progress.left:.0f} s left" if math.isfinite(progress.left) and progress.seconds > 1 else ""
-        self.say(progress.done / max(1, progress.total), f"{self.what}{left}")
+        self.say(share, text)
 
     def say(self, share: float, text: str) -> None:
-        """Show a share of one, and a text."""
+        """Show it."""
         gr.Progress()(min(1.0, share), desc=text)
 
 

@@ -5,6 +5,7 @@ One prompt is answered by all adapters of a base in one batch, token by token, s
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import OrderedDict
@@ -70,6 +71,23 @@ class Voices:
                     said.update(zip((speaker.label for speaker in group), texts, strict=True))
                     yield dict(said)
 
+    def alone(self, speaker: Speaker) -> Any:
+        """A model of its own that speaks as one of them: it is changed by nothing that others do meanwhile.
+
+        Raises:
+            OSError, ValueError: a model cannot be loaded, or is too large.
+        """
+        with self._lock, places.BUILDING:
+            loaded = self._model(speaker.model)
+            name = self._adapter(loaded, speaker.adapter)
+            if not hasattr(loaded.model, "peft_config"):
+                return loaded.model  # chats and evaluations, which could put adapters on it, wait for each other
+            copied = copy.deepcopy(loaded.model)
+            if speaker.adapter is None:
+                return copied.unload()
+            copied.set_adapter(name)
+            return copied.merge_and_unload()
+
     def forget(self, folder: Path) -> None:
         """Forget all that was loaded from a visit's folder."""
         with self._lock:
@@ -99,10 +117,11 @@ class Voices:
         if source not in loaded.adapters:
             folder, name = _adapter_folder(source), f"voice_{self.loads}"
             self.loads += 1
-            if isinstance(loaded.model, PeftModel):
-                loaded.model.load_adapter(folder, adapter_name=name)
-            else:
-                loaded.model = PeftModel.from_pretrained(loaded.model, folder, adapter_name=name).eval()
+            with places.BUILDING:
+                if isinstance(loaded.model, PeftModel):
+                    loaded.model.load_adapter(folder, adapter_name=name)
+                else:
+                    loaded.model = PeftModel.from_pretrained(loaded.model, folder, adapter_name=name).eval()
             loaded.adapters[source] = name
             while len(loaded.adapters) > _KEPT_ADAPTERS:
                 _, oldest = loaded.adapters.popitem(last=False)

@@ -161,9 +161,11 @@ def _merge_events(page: Page) -> None:
         made = visit.find(number)
         if made is None:
             raise RefusedError([Problem(None, "nothing is merged yet", "press Merge above first")])
+        visit.stop.unlink(missing_ok=True)
         progress(0, desc="Fetching questions")
         measured = actions.evaluate(visit, made, Teller(visit.stop, "Evaluating"))
-        return [views.note("The results stand below and in the card."), *_chosen(visit, measured)]
+        said = f"The results stand below and in the card. {actions.measuring.told(measured.manifest['evaluation'])}"
+        return [views.note(said), *_chosen(visit, measured)]
 
     page.evaluate.click(
         _keep_signature(guarded(evaluate, lambda shown: [shown, *[gr.skip()] * len(made_of)]), evaluate),

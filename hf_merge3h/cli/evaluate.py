@@ -29,6 +29,9 @@ def evaluate(
     ] = None,
     suite: Annotated[str, typer.Option(help="3h, 3h-offline, or a YAML file.")] = "3h-offline",
     limit: Annotated[int | None, typer.Option(help="Items a data set; all by default.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Stop asking after so long; the report says what was left out.")
+    ] = None,
     datasets: Annotated[str | None, typer.Option(help="Only these of the suite, with commas.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of items and report; a run goes on where it stopped.")
@@ -75,6 +78,7 @@ def evaluate(
         _models(model, against, predictions, endpoint),
         suite,
         limit=limit,
+        max_seconds=max_seconds,
         datasets=chosen,
         judge=_judge(judge, judge_family),
         out=out,

@@ -14,6 +14,7 @@ from .generate import Batching, answers, batches, encode, prompt_text
 from .items import Item, ask, question_hash
 from .likelihood import choice_scores, token_scores
 from .models import Opened
+from .pace import Deadline
 from .sources import read_file
 from .store import Row
 from .suite import Task
@@ -41,8 +42,12 @@ class Answerer(Protocol):
     def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
         """Items as they are asked together: the same parts for the same items, whatever was done before."""
 
-    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
-        """Answers to one part, as they come: what came before an error is not lost."""
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
+        """Answers to one part, as they come: what came before an error is not lost.
+
+        Raises:
+            OutOfTimeError: the time is up.
+        """
 
 
 class ModelAnswerer:
@@ -68,21 +73,22 @@ class ModelAnswerer:
         ]
         return [[items[index] for index in batch] for batch in batches(lengths, size)]
 
-    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
         """Answers or log-likelihoods of a batch; halves it where memory does not do."""
         if task.form == "choices":
             yield [self._choices(task, item) for item in part]
-            return
-        work = self._likelihoods if task.form == "likelihood" else self._texts
-        yield from self.batching.run(part, lambda items: work(task, items))
+        elif task.form == "likelihood":
+            yield from self.batching.run(part, lambda items: self._likelihoods(task, items))
+        else:
+            yield from self.batching.run(part, lambda items: self._texts(task, items, deadline))
 
     def _prompt(self, task: Task, item: Item) -> str:
         return prompt_text(task, ask(task, item), self.opened)
 
-    def _texts(self, task: Task, items: Sequence[Item]) -> list[Row]:
+    def _texts(self, task: Task, items: Sequence[Item], deadline: Deadline) -> list[Row]:
         prompts = [encode(self.opened, self._prompt(task, item)) for item in items]
         digest = hashlib.sha256(f"{self.seed}:{items[0].id}".encode()).digest()
-        found = answers(self.opened, task, prompts, int.from_bytes(digest[:4], "big"))
+        found = answers(self.opened, task, prompts, int.from_bytes(digest[:4], "big"), deadline)
         return [{"id": item.id, "answers": texts} for item, texts in zip(items, found, strict=True)]
 
     def _choices(self, task: Task, item: Item) -> Row:
@@ -145,8 +151,8 @@ class Predictions:
         rows = self._of(task)
         return [[item for item in items if question_hash(item.question) in rows]]
 
-    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
-        """What the file says."""
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
+        """What the file says; that takes no time."""
         rows = self._of(task)
         yield [{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]
 

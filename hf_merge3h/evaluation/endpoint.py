@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 import urllib.error
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ..errors import MergeError, bad, show
 from .items import Item, ask
+from .pace import Deadline, OutOfTimeError
 from .store import Row
 from .suite import Task
 
@@ -65,17 +67,18 @@ class Endpoint:
         """All at once: a slow answer keeps no others waiting."""
         return [list(items)]
 
-    def rows(self, task: Task, part: Sequence[Item]) -> Iterator[list[Row]]:
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
         """What the server answers, in the order in which it does.
 
         Raises:
             MergeError: a request failed for good; after the answers that were on their way.
+            OutOfTimeError: the time is up; what is on its way is not waited for.
         """
         failed: Exception | None = None
         pool = ThreadPoolExecutor(self.workers)
         try:
             asked = {pool.submit(self._ask, task, ask(task, item)): item for item in part}
-            for done in as_completed(asked):
+            for done in as_completed(asked, deadline.left if math.isfinite(deadline.left) else None):
                 if done.cancelled():
                     continue
                 try:
@@ -86,6 +89,8 @@ class Endpoint:
                         other.cancel()
                 else:
                     yield [row]
+        except TimeoutError:
+            raise OutOfTimeError from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         if failed is not None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import MergeError
 from .models import Opened
+from .pace import Deadline
 from .suite import Task
 
 T = TypeVar("T")
@@ -95,8 +96,14 @@ def encode(opened: Opened, text: str) -> list[int]:
     return list(opened.tokenizer(text, add_special_tokens=not opened.chat).input_ids)
 
 
-def answers(opened: Opened, task: Task, prompts: Sequence[Sequence[int]], seed: int) -> list[list[str]]:
-    """`task.samples` answers to each prompt of one batch."""
+def answers(
+    opened: Opened, task: Task, prompts: Sequence[Sequence[int]], seed: int, deadline: Deadline
+) -> list[list[str]]:
+    """`task.samples` answers to each prompt of one batch.
+
+    Raises:
+        OutOfTimeError: the time was up before they ended: half an answer is none.
+    """
     import torch
 
     model, tokenizer = opened.model, opened.tokenizer
@@ -109,10 +116,8 @@ def answers(opened: Opened, task: Task, prompts: Sequence[Sequence[int]], seed: 
     options: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "pad_token_id": pad, "do_sample": False}
     if task.temperature > 0:
         options |= {"do_sample": True, "temperature": task.temperature, "num_return_sequences": task.samples}
-    if stops:
-        options["stopping_criteria"] = [_stop_at(tokenizer, stops, width)]
+    criteria = [_stop_late(deadline), *([_stop_at(tokenizer, stops, width)] if stops else [])]
     # whoever saved the model may have left sampling settings in it, which greedy search would warn of
-    criteria = options.pop("stopping_criteria", None)
     config = _plain_config(model, options)
     with torch.inference_mode(), torch.random.fork_rng(enabled=task.temperature > 0):
         if task.temperature > 0:
@@ -138,6 +143,17 @@ def _cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.partition(stop)[0]
     return text.strip() if stops else text
+
+
+def _stop_late(deadline: Deadline) -> Any:
+    """Ends the work when the time is up."""
+    import torch
+
+    def stopped(ids: Any, scores: Any, **_: Any) -> Any:
+        deadline.check()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    return stopped
 
 
 def _stop_at(tokenizer: Any, stops: Sequence[str], start: int) -> Any:

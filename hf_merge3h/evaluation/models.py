@@ -60,8 +60,11 @@ def check_source(name: str, source: Any) -> None:
         if part is None and hasattr(parts[0], "peft_config"):
             continue  # what is under the adapters
         live = hasattr(part, "generate") and hasattr(part, "config")
+        if callable(part) and not live and len(parts) == 1:
+            continue
         if not live and not isinstance(part, (str, os.PathLike)):
-            raise bad(f"models[{name!r}]", type(part).__name__, "a Hub id, a folder, a live model or (model, adapter)")
+            wanted = "a Hub id, a folder, a live model, (model, adapter) or a function"
+            raise bad(f"models[{name!r}]", type(part).__name__, wanted)
         if isinstance(part, os.PathLike) or (
             isinstance(part, str) and (part.startswith(("/", ".", "~")) or "\\" in part)
         ):
@@ -83,7 +86,7 @@ def opened(
     Args:
         name: what it is called.
         source: a Hub id, a folder (of a model or an adapter), a live model, or (model, adapter); of a PeftModel the
-            name of a loaded adapter, or None for what is under them.
+            name of a loaded adapter, or None for what is under them. Or a function that gives one of these.
         base: what an adapter's folder is put on; what the adapter records where it is None.
         tokenizer: of a live model that does not say where it was loaded from.
         device: auto, cpu, cuda, mps.
@@ -124,15 +127,21 @@ def _device(device: str) -> str:
 
 def _load(name: str, source: Any, base: Any, device: str, dtype: Any) -> tuple[Any, list[Any]]:
     """The model, and where its tokenizer may be found, best place first."""
+    source = _made(source)
     if isinstance(source, tuple) and len(source) == 2:
         return _adapted(name, source[0], source[1], device, dtype)
     if hasattr(source, "generate"):
         return source, [getattr(source, "name_or_path", None), getattr(source.config, "_name_or_path", None)]
     folder = folder_of(source)
     if folder is not None and (folder / "adapter_config.json").is_file():
-        under = base if base is not None and not isinstance(base, tuple) else _recorded(folder)
+        under = _made(base) if base is not None and not isinstance(base, tuple) else _recorded(folder)
         return _adapted(name, under, folder, device, dtype)
     return _pretrained(name, source, device, dtype), [source]
+
+
+def _made(source: Any) -> Any:
+    """What a function gives; all else is itself."""
+    return source() if callable(source) and not hasattr(source, "generate") else source
 
 
 def _pretrained(name: str, source: Any, device: str, dtype: Any) -> Any:

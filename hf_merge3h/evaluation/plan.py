@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .answers import Predictions
 from .endpoint import Endpoint
 from .items import Item, make_items, question_hash, select
 from .models import check_source, folder_of
+from .pace import Deadline
 from .scoring import can_score, cannot_judge, check_judge
 from .sources import load
 from .suite import NOT_ASKED, H, Suite, Task, settings_hash
@@ -41,8 +43,10 @@ class Request:
     batch_size: int | None
     sandbox: str
     skip_unreachable: bool
-    progress: bool
+    progress: bool | Callable[[float, str], None]
     leave_out: tuple[Any, ...] = ()
+    max_seconds: float | None = None
+    deadline: Deadline = field(default_factory=Deadline)
     warnings: list[str] = field(default_factory=list)
 
     def check(self, datasets: Sequence[str] | None) -> None:
@@ -50,6 +54,11 @@ class Request:
         for argument, value in (("limit", self.limit), ("batch_size", self.batch_size)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise bad(argument, value, "a whole number, 1 or more", "leave it out for all")
+        if self.max_seconds is not None:
+            limit: Any = self.max_seconds
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < math.inf:
+                raise bad("max_seconds", limit, "a number of seconds above 0", "leave it out for no limit")
+            self.deadline = Deadline(limit, self.deadline.start)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise bad("seed", self.seed, "a whole number")
         for argument, names in (("datasets", datasets or ()), ("data", self.data)):
@@ -182,6 +191,8 @@ def run_facts(request: Request, plan: Plan, experts: Mapping[str, str | None]) -
         "judge": check_judge(request.judge),
         "seed": request.seed,
         "limit": request.limit,
+        "max_seconds": request.max_seconds,
+        "stopped": {},
         "models": {name: _shown(source) for name, source in request.models.items()},
         "experts": experts,
         "datasets": {name: _dataset_facts(request, plan, suite.tasks[name]) for name in plan.items},

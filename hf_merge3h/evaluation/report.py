@@ -190,7 +190,8 @@ class Report:
             "base": self.base, "merged": self.merged, "experts": self.experts,
             "datasets": [self._dataset(name) for name in facts["datasets"] if self.figures[name]],
             "not_evaluated": self.not_evaluated, "summary": self.summary,
-            "seed": facts["seed"], "limit": facts["limit"], "suite_digest": facts["suite_digest"],
+            "seed": facts["seed"], "limit": facts["limit"], "max_seconds": facts.get("max_seconds"),
+            "stopped": facts.get("stopped", {}), "suite_digest": facts["suite_digest"],
             "models": facts["models"], "warnings": facts["warnings"],
         }  # fmt: skip
 

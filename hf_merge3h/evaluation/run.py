@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, bad, show
 from ..judges import Judge
-from .answers import Answerer, ModelAnswerer, Predictions
-from .endpoint import Endpoint
-from .generate import Batching
-from .items import Item, asked_hash
-from .models import folder_of, opened
+from .asking import ask_models
+from .items import Item
+from .models import folder_of
 from .plan import Plan, Request, find_experts, judged_names, make_plan, run_facts
 from .scoring import check_judge, judge_of, score_task
 from .store import LOCK, Store, folder_name, locked, write_aside
-from .suite import Suite, Task, read_suite, settings_hash
+from .suite import Suite, Task, read_suite
 
 if TYPE_CHECKING:
     from .report import Report
 
-log = logging.getLogger(__name__)
 RUN = "run.json"
 
 
@@ -34,6 +30,7 @@ def evaluate_3h(
     suite: str | Path | Suite = "3h-offline",
     *,
     limit: int | None = None,
+    max_seconds: float | None = None,
     datasets: Sequence[str] | None = None,
     judge: Any = None,
     out: str | os.PathLike[str] | None = None,
@@ -47,15 +44,18 @@ def evaluate_3h(
     sandbox: str = "auto",
     leave_out: Sequence[str | os.PathLike[str]] = (),
     skip_unreachable: bool = False,
-    progress: bool = True,
+    progress: bool | Callable[[float, str], None] = True,
 ) -> Report:
     """Measure models over helpfulness, honesty and harmlessness, on the same items, and compare them.
 
     Args:
-        models: name -> a Hub id, a folder (model or adapter), a live model, `(model, adapter)`, an `Endpoint` or
-            `Predictions`. `base` and `merged` are what they say; others are experts. A single model is `merged`.
+        models: name -> a Hub id, a folder (model or adapter), a live model, `(model, adapter)`, an `Endpoint`,
+            `Predictions`, or a function without arguments that opens a live model when its turn comes. `base` and
+            `merged` are what they say; others are experts. A single model is `merged`.
         suite: a suite's name, or a YAML file.
         limit: items a data set, drawn by the seed; all by default.
+        max_seconds: stop asking after so long: how many items that makes follows from the speed, the same of all
+            models; the report says what was left out. Scoring is not counted, which for rules takes seconds.
         datasets: only these of the suite.
         judge: for data sets that need one (`hf_merge3h.judges`), or a dict of metric and judge; data sets without one
             are named as not evaluated.
@@ -71,18 +71,20 @@ def evaluate_3h(
         sandbox: for generated programs, see docs/SANDBOX.md.
         leave_out: folders of adapters whose training questions are left out; those of evaluated folders are anyway.
         skip_unreachable: name data sets that cannot be had as not evaluated, instead of an error.
-        progress: show bars.
+        progress: show bars; or a function that is called with the share that is done and with what is being done. What
+            it raises stops the run, and what was answered is kept.
 
     Returns:
         The report; it is also in `out`, and where `merged` is a folder with merge3h.json, its results are in that file.
 
     Raises:
         RequestError: something is wrong with the request; nothing has been run then.
+            Also where `max_seconds` was too short for a single item of all models.
         SourceError: a model or data set cannot be had.
     """
     request = Request(
         _named(models), read_suite(suite), limit, judge, seed, dict(data or {}), tokenizer, device, dtype, batch_size,
-        sandbox, skip_unreachable, progress, tuple(leave_out),
+        sandbox, skip_unreachable, progress, tuple(leave_out), max_seconds,
     )  # fmt: skip
     request.check(datasets)
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,8 +113,7 @@ def _run_locked(request: Request, plan: Plan, out: Path, facts: dict[str, Any]) 
 
     _check_same(out, facts)
     write_aside(out / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    for name, source in request.models.items():
-        _ask_model(request, plan, out, name, source, facts)
+    ask_models(request, plan, out, facts)
     for name in request.models:
         for task_name, items in plan.items.items():
             _score(request, request.suite.tasks[task_name], items, out, name)
@@ -167,55 +168,6 @@ def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _ask_model(request: Request, plan: Plan, out: Path, name: str, source: Any, facts: dict[str, Any]) -> None:
-    if isinstance(source, (Endpoint, Predictions)):
-        _ask_all(request, plan, out, name, source, facts)
-        return
-    base = request.models.get("base")
-    with opened(
-        name, source, base=None if isinstance(base, (Endpoint, Predictions)) else base, tokenizer=request.tokenizer,
-        device=request.device, dtype=request.dtype,
-    ) as model:  # fmt: skip
-        batching = Batching(request.first_batch, lambda text: log.warning("%s: %s", name, text))
-        _ask_all(request, plan, out, name, ModelAnswerer(model, batching, request.seed), facts)
-        request.warnings += [f"{name}: {text}" for text in batching.halved]
-
-
-def _ask_all(request: Request, plan: Plan, out: Path, name: str, answerer: Answerer, facts: dict[str, Any]) -> None:
-    from tqdm.auto import tqdm
-
-    for task_name, items in plan.items.items():
-        task = request.suite.tasks[task_name]
-        reason = answerer.refuses(task)
-        if reason:
-            facts["refused"].setdefault(task_name, {})[name] = reason
-            continue
-        store = Store(out / "items" / name / f"{task_name}.answers.jsonl")
-        by = f"{answerer.identity}-{settings_hash(task)}"
-        if any(str(row.get("by")).rpartition("-")[0] != by for row in store.rows.values()):
-            raise bad(
-                "out", str(out), f"answers of the same model: those of {name} to {task_name} are of another one",
-                "give another folder, or delete its items there",
-            )  # fmt: skip
-        by_id = {item.id: item for item in items}
-        asked = {item.id: f"{by}-{asked_hash(task, item)}" for item in items}
-        missing = {item.id for item in items if store.rows.get(item.id, {}).get("by") != asked[item.id]}
-        changed = sum(one in store.rows for one in missing)
-        if changed:
-            log.warning("%s: %s: %d items have changed since they were asked; they are again", name, task_name, changed)
-        with tqdm(total=len(items), desc=f"{name}: {task_name}", disable=not request.progress, leave=False) as bar:
-            for part in answerer.parts(task, items):
-                wanted = [item for item in part if item.id in missing]
-                bar.update(len(part) - len(wanted))
-                if not wanted:
-                    continue
-                # else the whole part again: its composition may move the last bits of a float
-                for rows in answerer.rows(task, wanted if answerer.alone else part):
-                    kept = [row for row in rows if row["id"] in missing]
-                    store.add({**row, "question": by_id[row["id"]].question, "by": asked[row["id"]]} for row in kept)
-                    bar.update(len(kept))
-
-
 def _score(request: Request, task: Task, items: Sequence[Item], out: Path, name: str) -> None:
     from tqdm.auto import tqdm
 
@@ -224,7 +176,8 @@ def _score(request: Request, task: Task, items: Sequence[Item], out: Path, name:
     if not answers:
         return
     store = Store(folder / f"{task.name}.scores.jsonl")
-    with tqdm(total=len(items), desc=f"{name}: scoring {task.name}", disable=not request.progress, leave=False) as bar:
+    quiet = request.progress is not True
+    with tqdm(total=len(items), desc=f"{name}: scoring {task.name}", disable=quiet, leave=False) as bar:
         troubles = score_task(
             task, items, answers, store, judge=request.judge, sandbox=request.sandbox, tick=bar.update
         )

@@ -76,6 +76,11 @@ class Task:
         return str(source.get("hub") or source.get("of") or source.get("wheel") or source["file"])
 
     @property
+    def most_tokens(self) -> int:
+        """How much a model may write for one item; nothing where it is only measured."""
+        return 0 if self.form in ("choices", "likelihood") else self.max_new_tokens * self.samples
+
+    @property
     def revision(self) -> str | None:
         """The revision, version or hash that the records are pinned to."""
         source = self.source

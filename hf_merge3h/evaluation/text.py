@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .report import order, regressions
@@ -143,6 +143,7 @@ def notes(report: Report) -> list[str]:
         "(Wilson for rates, else bootstrap over items). Differences are paired; Holm over data sets.",
         f"Coverage: {coverage}. What is missing is not imputed.",
     ]
+    told += stopped(facts)
     left = {name: n for name, n in facts["left_out"].items() if n}
     if left:
         listed = ", ".join(f"{name} {n}" for name, n in left.items())
@@ -163,6 +164,14 @@ def notes(report: Report) -> list[str]:
     if facts["judge"]:
         told.append(f"Judge: {facts['judge']['id']} ({facts['judge']['revision'] or 'revision not known'}).")
     return told + [f"Warning: {one}." for one in facts["warnings"]]
+
+
+def stopped(facts: Mapping[str, Any]) -> list[str]:
+    """What a time limit left out, in a sentence; nothing where it did not."""
+    cut = ", ".join(f"{name} {one['answered']} of {one['of']}" for name, one in (facts.get("stopped") or {}).items())
+    if not cut:
+        return []
+    return [f"Asking stopped after {facts['max_seconds']:g} s. All models answered, in the order of the seed: {cut}."]
 
 
 def markdown(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from types import SimpleNamespace
 
 import actions
 import measuring
@@ -12,6 +12,8 @@ import pytest
 import radar
 import views
 from editing import RefusedError
+from tensors import CancelledError, Teller
+from voices import Speaker
 
 import hf_merge3h
 from tests.publishing.manifests import dataset, evaluation
@@ -30,34 +32,42 @@ def found(names=("base", *H, "merged"), hs=H):
     )
 
 
-class Told:
-    """What `evaluate_3h` returns, as far as it is used."""
+def test_the_library_is_asked_to_keep_to_the_time(monkeypatch, tmp_path):
+    asked, heard = {}, []
 
-    def __init__(self, told):
-        self.to_dict = lambda: told
+    def evaluate(models, suite, **options):
+        asked.update(options, models=models, suite=suite)
+        options["progress"](0.5, "base: Instructions")
+        return SimpleNamespace(to_dict=lambda: {"n": 1})
+
+    monkeypatch.setattr(measuring.hf_merge3h, "evaluate_3h", evaluate)
+    monkeypatch.setattr(measuring.places, "weights_of", lambda name: 1)
+    speakers = [Speaker("base", "a/b"), Speaker("honesty", "a/b", str(tmp_path)), Speaker("merged", "a/b", "c/d")]
+    told = measuring.measure(speakers, lambda one: f"opened {one.label}", lambda *said: heard.append(said), seconds=60)
+    assert told == {"n": 1}
+    assert {name: opened() for name, opened in asked["models"].items()} == {
+        one.label: f"opened {one.label}" for one in speakers
+    }
+    assert asked["max_seconds"] + measuring.SCORING == 60
+    assert (asked["suite"], asked["roles"]) == ("3h-offline", {"honesty": "honesty"})
+    assert asked["leave_out"] == [str(tmp_path)]
+    assert asked["skip_unreachable"]
+    assert heard == [(0.475, "base: Instructions")]
 
 
-@pytest.mark.parametrize(("first", "limits"), [(5.0, [2, 24]), (30.0, [2, 6]), (90.0, [2]), (500.0, [2])])
-def test_it_asks_as_much_as_fits_into_its_time(first, limits, monkeypatch, tmp_path):
-    clock, asked = [0.0], []
-    monkeypatch.setattr(measuring.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(measuring, "sources", lambda speakers: dict.fromkeys(["base", "merged", "honesty"], "x"))
-
-    def evaluate(models, suite, *, limit, roles, out, **options):
-        asked.append(limit)
-        assert (suite, roles, out) == ("3h-offline", {"honesty": "honesty"}, tmp_path)
-        assert options["skip_unreachable"]
-        clock[0] += first * (limit - sum(asked[:-1])) / measuring.FIRST  # what is done is not asked again
-        return Told({"limit": limit})
-
-    told = measuring.measure([], tmp_path, lambda share, text: None, seconds=120, evaluate=evaluate)
-    assert asked == limits
-    assert told == {"limit": limits[-1]}
-    assert clock[0] <= max(120, first)
+def test_what_was_asked_and_left_out_is_told():
+    short = found()
+    short["stopped"] = {"set": {"answered": 2, "of": 24}}
+    short["not_evaluated"] = [{"dataset": "truthfulqa", "h": "honesty", "reason": "no time"}]
+    text = measuring.told(short)
+    assert text.startswith("Questions that all models answered: 12 of Set of helpfulness, 12 of Set of honesty")
+    assert "More did not fit into the 120 s" in text
+    assert "Left out: truthfulqa" in text
+    assert "did not fit" not in measuring.told(found())
 
 
 def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeypatch):  # noqa: F811
-    def measure(speakers, folder, say):
+    def measure(speakers, opened, tell):
         assert [each.label for each in speakers] == ["base", *H, "merged"]
         return {**found(), "models": {"merged": str(made.folder)}}
 
@@ -104,11 +114,48 @@ def test_no_evaluation_no_picture():
     assert radar.charts_of({"datasets": []}) == []
 
 
-def test_real_models_are_asked(made, tmp_path, monkeypatch):  # noqa: F811
+def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
     monkeypatch.setattr(measuring, "DATASETS", ("safe_lookalikes",))
-    speakers = [each for each in actions.speakers(made) if each.label in ("base", "merged")]
-    told = measuring.measure(speakers, tmp_path / "items", lambda share, text: None, seconds=0)
+    monkeypatch.setattr(measuring, "MOST", 2)
+    speakers = [each for each in actions.speakers(made) if each.label in ("base", "honesty", "merged")]
+    heard = []
+    told = measuring.measure(speakers, actions.VOICES.alone, lambda *said: heard.append(said), seconds=600)
     (one,) = told["datasets"]
-    assert (one["h"], one["n"], set(one["values"])) == ("harmlessness", 2, {"base", "merged"})
+    assert (one["h"], one["n"], set(one["values"])) == ("harmlessness", 2, {"base", "honesty", "merged"})
     assert radar.charts_of(told)
-    assert Path(tmp_path / "items").is_dir()
+    assert "2 of Safe prompts" in measuring.told(told)
+    assert heard[-1][0] == 0.95
+
+
+def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
+    import torch
+
+    for speaker in actions.speakers(made):
+        *_, said = actions.VOICES.answers([speaker], "What is honey?", 8)
+        alone = actions.VOICES.alone(speaker)
+        assert not hasattr(alone, "peft_config")
+        tokenizer = actions.VOICES._models[speaker.model].tokenizer
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "What is honey?"}], add_generation_prompt=True, return_tensors="pt",
+            return_dict=True,
+        )  # fmt: skip
+        with torch.inference_mode():
+            output = alone.generate(**ids, max_new_tokens=8, do_sample=False)
+        text = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        assert text == said[speaker.label]
+
+
+def test_a_visitor_who_leaves_stops_the_questions(made, visit, teller, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(measuring.hf_merge3h, "evaluate_3h", lambda *a, progress, **k: progress(0.1, "base: x"))
+    visit.merges.append(made)
+    visit.stop.touch()
+    with pytest.raises(CancelledError):
+        actions.evaluate(visit, made, Teller(visit.stop))
+    visit.stop.unlink()
+    visit.merges.clear()
+
+
+def test_a_merge_that_made_room_meanwhile_is_told(made, visit, teller, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(measuring, "measure", lambda *arguments: found())
+    with pytest.raises(RefusedError, match="made room"):
+        actions.evaluate(visit, made, teller)
