@@ -17,7 +17,7 @@ import charts
 import measuring
 import places
 import tensors
-from editing import RefusedError, set_parameter
+from editing import RefusedError, examples, set_parameter
 from figures import Chart
 from form import LABEL, MOST_EXPERTS, Problem, form_of, problems_of, read
 from preflight import Preflight, preflight
@@ -48,7 +48,8 @@ def merge(visit: Visit, text: str, teller: Teller, keep: bool = True) -> Merge:
     out = Path(tempfile.mkdtemp(prefix="merge-", dir=visit.folder)) / "model"
     start = time.perf_counter()
     try:
-        manifest = tensors.merge(checked.placed, str(out), teller, checked.seconds)
+        recipe = checked.plan if checked.plan is not None and not tensors.LENT else checked.placed
+        manifest = tensors.merge(recipe, str(out), teller, checked.seconds)
         seconds = time.perf_counter() - start
         made = _finish(visit, number, text, checked, manifest, out, seconds)
     except MergeError as error:
@@ -224,8 +225,9 @@ def load() -> None:
 
 
 def warm() -> None:
-    """Load what the first visitor needs, while the page is being looked at."""
+    """Load what the first visitor needs: the base that answers, and the demo's experts."""
     VOICES.warm()
+    preflight(next(iter(examples().values())))
     from matplotlib.figure import Figure
 
     Figure().subplots()

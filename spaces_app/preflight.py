@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import places
-from form import Problem, problems_of, read
+from form import LABEL, Problem, problems_of, read
 from places import Source, size
 
 import hf_merge3h
@@ -18,6 +18,7 @@ from hf_merge3h import MergeError
 
 _MARGIN = 1.3  # memory beyond the plan's, for all that is not counted
 _RATE = 40e6  # bytes a second, a guess at how fast the Hub sends
+_last: list[Any] = []  # the last plan, whose adapters the next one need not read again
 _KEYS = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
@@ -161,7 +162,9 @@ def _plan(placed: dict[str, Any], sources: Sequence[Source]) -> tuple[Any, list[
         return None, []
     try:
         with places.BUILDING:
-            return hf_merge3h.plan_recipe(hf_merge3h.read_recipe(placed, "recipe")), []
+            recipe = hf_merge3h.read_recipe(placed, LABEL)
+            _last[:] = [hf_merge3h.plan_recipe(recipe, reuse=_last[0] if _last else None)]
+            return _last[0], []
     except MergeError as error:
         return None, problems_of(Exception(places.named(str(error))))
 

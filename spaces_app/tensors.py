@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import places
 
 import hf_merge3h
 
+#: Whether tensor work runs in a process that is forked for a GPU: what it gets is sent, so it gets recipes, not plans.
+LENT = spaces is not None and os.environ.get("SPACES_ZERO_GPU") is not None
 _SLOWEST = 300  # seconds that a GPU is borrowed for at most
 
 
@@ -64,19 +67,19 @@ class Teller:
         gr.Progress()(min(1.0, share), desc=text)
 
 
-def _seconds(data: Mapping[str, Any], out: str, teller: Teller, seconds: float) -> int:
+def _seconds(recipe: Any, out: str, teller: Teller, seconds: float) -> int:
     return int(min(_SLOWEST, max(20, 4 * seconds + 15)))
 
 
 @gpu(duration=_seconds)
-def merge(data: Mapping[str, Any], out: str, teller: Teller, seconds: float) -> Any:
+def merge(recipe: Any, out: str, teller: Teller, seconds: float) -> Any:
     """Merge a recipe whose models lie on this machine or the Hub into a folder.
 
     Args:
-        data: the recipe.
+        recipe: its content, or the plan made of it.
         out: the folder; it appears whole or not at all.
         teller: hears of the progress.
         seconds: how long the plan expects it to take.
     """
     with places.BUILDING:
-        return hf_merge3h.merge_recipe(data, out, progress=teller, token=False)
+        return hf_merge3h.merge_recipe(recipe, out, progress=teller, token=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from ..manifest import NOT_RECORDED, Manifest
 from ..models.adapters.folder import host_model, load_adapter
 from ..models.adapters.read import AdapterDeltas
 from ..models.hub import ResolvedSource, describe, resolve
+from ..models.open import adapter_label
 from ..models.origin import origin_of
 from ..models.sources import LAYER_KEYS, skeleton_of
 from ..models.types import HubOptions, TensorSpec
 from ..models.weights.checkpoint import read_config
-from ..models.weights.headers import ADAPTER_WEIGHTS
+from ..models.weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..models.weights.output import OutputFolder
 from ..recipes.types import Recipe, TensorJob
 from ..registry import get_method
@@ -30,6 +32,7 @@ from .request import resolve_device, resolve_dtype
 from .saved import saved_manifest
 from .stream_plan import Tell
 
+_Key = tuple[str, str, int, int]
 _NAME = "default"  # PEFT saves this adapter into the folder itself
 _MARGIN = 1 << 22  # bytes of config and manifest
 
@@ -45,6 +48,7 @@ class AdapterPlan:
         sources, adapters: one for each expert: what the recipe names, and its change.
         job: one of the jobs, all of which say the same.
         device, dtype: to compute on, and of the result (None: the widest of the adapters').
+        opened: what was read, by name, folder and state of the file: another plan need not read it again.
     """
 
     recipe: Recipe
@@ -56,6 +60,7 @@ class AdapterPlan:
     device: torch.device
     dtype: torch.dtype | None
     hub: HubOptions
+    opened: Mapping[_Key, Any] = field(default_factory=dict, repr=False)
 
     @property
     def bytes_read(self) -> int:
@@ -69,9 +74,16 @@ class AdapterPlan:
 
 
 def plan_adapters(
-    recipe: Recipe, *, hub: HubOptions, device: str | torch.device = "auto", dtype: str | None = None
+    recipe: Recipe,
+    *,
+    hub: HubOptions,
+    device: str | torch.device = "auto",
+    dtype: str | None = None,
+    reuse: Any = None,
 ) -> AdapterPlan:
     """Open the adapters of a recipe, and check that one adapter can hold their merge; no weights of the base are read.
+
+    What another plan (`reuse`) has read of the same files for the same base is not read again.
 
     Raises:
         RequestError: experts that are no adapters, settings that differ from tensor to tensor, methods of weights.
@@ -81,12 +93,17 @@ def plan_adapters(
     base, names = _experts(recipe)
     found = describe(base, hub)
     config = read_config(found.folder, base)
-    skeleton = skeleton_of(found.folder, config, base)
+    known = reuse.opened if isinstance(reuse, AdapterPlan) else {}
+    key = _key(base, found.folder / "config.json")
+    skeleton = known.get(key)
+    if skeleton is None:  # adapters are read for a skeleton
+        skeleton, known = skeleton_of(found.folder, config, base), {}
+    read: dict[_Key, Any] = {key: skeleton}
     problems = Problems(f"{recipe.label}: these adapters cannot be merged into an adapter")
     opened: dict[int, AdapterDeltas] = {}
     for index, name in names.items():
         try:
-            opened[index] = _open(name, skeleton, hub)
+            opened[index] = _open(name, skeleton, hub, known, read)
         except RequestError as problem:
             problems.add(str(problem))
     problems.raise_any()
@@ -102,7 +119,7 @@ def plan_adapters(
     problems.raise_any()
     roles = {recipe.models[index].role: names[index] for index, _ in job.inputs}
     adapters = tuple(opened[index] for index, _ in job.inputs)
-    plan = AdapterPlan(recipe, found, skeleton, roles, adapters, job, where, stored, hub)
+    plan = AdapterPlan(recipe, found, skeleton, roles, adapters, job, where, stored, hub, read)
     _check_method(plan)
     return plan
 
@@ -120,7 +137,7 @@ def merge_adapter_plan(
         merge_adapters(
             host, plan.sources, method=plan.job.method, weights=list(plan.job.weights), adapter_name=_NAME, rank=None,
             seed=plan.recipe.seed, device=plan.device, dtype=plan.dtype, progress=progress, overwrite=False,
-            hub=plan.hub, parameters=plan.job.parameters,
+            hub=plan.hub, parameters=plan.job.parameters, at_hand=_labelled(plan),
         )  # fmt: skip
         report = vars(host).pop("merge_report")  # saving is not to write the manifest of a live merge
         base = origin_of(plan.base, [], plan.hub, read_config(plan.base.folder, plan.base.given))
@@ -131,6 +148,15 @@ def merge_adapter_plan(
             live = saved_manifest(folder, report)
             assert live is not None
             return finish(folder, _manifest(plan, live, diagnostics))
+
+
+def _labelled(plan: AdapterPlan) -> dict[str, AdapterDeltas]:
+    """The plan's adapters by role, called what a live merge calls them."""
+    found = {}
+    for (role, source), adapter in zip(plan.sources.items(), plan.adapters, strict=True):
+        found[role] = copy.copy(adapter)
+        found[role].label = adapter_label(role, source)
+    return found
 
 
 def _manifest(plan: AdapterPlan, live: Manifest, diagnostics: bool) -> Manifest:
@@ -171,12 +197,24 @@ def _experts(recipe: Recipe) -> tuple[str, dict[int, str]]:
     return next(iter(bases)), {index: each.adapters[0] for index, each in experts.items()}
 
 
-def _open(name: str, skeleton: nn.Module, hub: HubOptions) -> AdapterDeltas:
+def _key(name: str, path: Path) -> _Key:
+    """What a file is, as far as can be told without reading it."""
+    state = path.stat() if path.is_file() else None
+    return (name, str(path), *((state.st_size, state.st_mtime_ns) if state else (-1, -1)))
+
+
+def _open(
+    name: str, skeleton: nn.Module, hub: HubOptions, known: Mapping[_Key, Any], read: dict[_Key, Any]
+) -> AdapterDeltas:
     found = resolve(
         name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
     )
-    adapter = load_adapter(found.folder, skeleton, name)
-    adapter.origin = origin_of(found, [found.folder / ADAPTER_WEIGHTS], hub)
+    weights, config = _key(name, found.folder / ADAPTER_WEIGHTS), _key(name, found.folder / ADAPTER_CONFIG)
+    adapter = known.get(weights) if config in known else None
+    if adapter is None:
+        adapter = load_adapter(found.folder, skeleton, name)
+        adapter.origin = origin_of(found, [found.folder / ADAPTER_WEIGHTS], hub)
+    read |= {weights: adapter, config: adapter}
     return adapter
 
 

@@ -155,8 +155,13 @@ def merge_adapters(
     overwrite: bool,
     hub: HubOptions,
     parameters: Mapping[str, Any],
+    at_hand: Mapping[str, AdapterDeltas] | None = None,
 ) -> Any:
-    """Merge adapters into an adapter; see `integrations.merge_into_adapter`."""
+    """Merge adapters into an adapter; see `integrations.merge_into_adapter`.
+
+    Args:
+        at_hand: adapters that were opened already, by role: they are not read again. Other arguments: see there.
+    """
     start = time.perf_counter()
     request = make_request(adapters, method=method, weights=weights, parameters=parameters, seed=seed, device=device)
     _check_delta_form(request)
@@ -164,7 +169,10 @@ def merge_adapters(
     target = resolve_dtype(dtype)
     check_writable(model, adapter_name, overwrite=overwrite)
     skeleton = functools.cache(lambda: plain_skeleton(model))
-    opened = _open_all(request, lambda role, source: open_adapter(role, source, model, skeleton, hub))
+    known = at_hand or {}
+    opened = _open_all(
+        request, lambda role, source: known.get(role) or open_adapter(role, source, model, skeleton, hub)
+    )
     specs = _common_specs(opened)
     refuse_fused(request, specs, lambda: fused_names(skeleton(), specs))
     plan = make_plan(request, specs, opened, weights_at_hand=False)

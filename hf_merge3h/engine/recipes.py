@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import bad
 from ..manifest import Manifest
 from ..models.types import HubOptions
 from ..recipes.types import Recipe
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def merge_recipe(
-    recipe: str | os.PathLike[str] | Mapping[str, Any],
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | StreamPlan | AdapterPlan,
     out: str | os.PathLike[str],
     *,
     device: str = "auto",
@@ -39,7 +40,8 @@ def merge_recipe(
     """Merge whole checkpoints out of core, as a recipe says; the same as `hf-merge3h merge RECIPE OUT`.
 
     Args:
-        recipe: a YAML file (mergekit's schema, extended), or its content as a dict.
+        recipe: a YAML file (mergekit's schema, extended), its content as a dict, or what `plan_recipe` made of it:
+            nothing is opened again then, and what was said to the plan (device, dtype, seed, hub) holds.
         out: the folder that is made, with weights, config, tokenizer and merge3h.json; it appears whole or not at all.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: stored dtype of the result, in place of the recipe's.
@@ -60,8 +62,11 @@ def merge_recipe(
     """
     from ..recipes.read import read_recipe
 
-    hub = HubOptions(token, None, None, cache_dir, local_files_only)
-    plan = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed, hub=hub)
+    if isinstance(recipe, (str, os.PathLike, Mapping)):
+        hub = HubOptions(token, None, None, cache_dir, local_files_only)
+        plan = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed, hub=hub)
+    else:
+        plan = _made_already(recipe, device=device, dtype=dtype, seed=seed)
     if not isinstance(plan, StreamPlan):
         from .adapter_recipe import merge_adapter_plan
 
@@ -80,16 +85,36 @@ def plan_recipe(
     dtype: str | None = None,
     seed: int | None = None,
     hub: HubOptions | None = None,
+    reuse: StreamPlan | AdapterPlan | None = None,
 ) -> StreamPlan | AdapterPlan:
-    """Check a recipe against its models, and work out every step; reads headers and configs."""
+    """Check a recipe against its models, and work out every step; reads headers and configs.
+
+    Args:
+        recipe: as `read_recipe` gives it.
+        device, dtype, seed: as in `merge_recipe`.
+        hub: where models are fetched from.
+        reuse: an earlier plan: of `out: adapter`, what it opened for the same base is not read again, unless its file
+            has changed since.
+    """
     if recipe.out == "adapter":
         recipe = recipe if seed is None else dataclasses.replace(recipe, seed=seed)
         from .adapter_recipe import plan_adapters
 
-        return plan_adapters(recipe, hub=hub or HubOptions(), device=device, dtype=dtype)
+        return plan_adapters(recipe, hub=hub or HubOptions(), device=device, dtype=dtype, reuse=reuse)
     plan = make_stream_plan(recipe, hub=hub, device=device, dtype=dtype, seed=seed)
     check_side_files(plan)
     return plan
+
+
+def _made_already(plan: Any, *, device: str, dtype: str | None, seed: int | None) -> StreamPlan | AdapterPlan:
+    """A plan in place of a recipe: it was made for a device, a dtype and a seed, which cannot be changed any more."""
+    if not hasattr(plan, "recipe") or not hasattr(plan, "bytes_read"):
+        raise bad("recipe", type(plan).__name__, "a YAML file, a dict, or what plan_recipe gave")
+    for name, value in (("device", None if device == "auto" else device), ("dtype", dtype), ("seed", seed)):
+        if value is not None:
+            raise bad(name, value, "nothing beside a plan", f"plan_recipe(..., {name}={value!r}) makes one for it")
+    made: StreamPlan | AdapterPlan = plan
+    return made
 
 
 class _Bar:

@@ -63,6 +63,8 @@ class _Run:
         """
         models = self.request.models
         for place, (name, source) in enumerate(models.items()):
+            if not any(self.plan.items.values()):
+                return  # a model before had no time for a single item: the others need not be opened
             deadline = self.request.deadline.share(len(models) - place) if self.request.max_seconds else Deadline()
             try:
                 with self._answerer(name, source) as answerer:

@@ -201,7 +201,12 @@ def open_adapter(
             f"adapters[{role!r}]", str(source), "an adapter, and this is a whole model",
             "whole models merge into whole weights: hf_merge3h.merge(base, experts)",
         )  # fmt: skip
-    return _load_adapter(found, skeleton(), f"{role} ({show(str(source))[1:-1]})", hub)
+    return _load_adapter(found, skeleton(), adapter_label(role, source), hub)
+
+
+def adapter_label(role: str, source: Any) -> str:
+    """What reports call an adapter that was read from a folder or the Hub."""
+    return f"{role} ({show(str(source))[1:-1]})"
 
 
 def plain_skeleton(model: Any) -> nn.Module:

@@ -144,3 +144,68 @@ def test_plan(place: Any, tmp_path: Path) -> None:
     assert (shown.exit_code, "14 tensors (adapter)" in shown.stdout) == (0, True), shown.stdout
     facts = json.loads(CliRunner().invoke(app, ["plan", str(tmp_path / "r.yaml"), "--json"]).stdout)
     assert facts["bytes_read"] == sum((place[0] / role / "adapter_model.safetensors").stat().st_size for role in ROLES)
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What a manifest says, less the time."""
+    content = load_manifest(folder).content
+    return {key: value for key, value in content.items() if key not in ("created", "date", "seconds")}
+
+
+def test_a_plan_is_carried_out_without_reading_again_and_as_often_as_wanted(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_merge3h.engine import adapter_recipe
+    from hf_merge3h.models import open as opening
+
+    folder, _ = place
+    (tmp_path / "r.yaml").write_text(text(folder, "r_tsvm", "seed: 5\n"))
+    hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "plain", progress=False)
+    plan = hf_merge3h.plan_recipe(hf_merge3h.read_recipe(tmp_path / "r.yaml"))
+    read = []
+    for module in (adapter_recipe, opening):
+        real = module.load_adapter
+        monkeypatch.setattr(module, "load_adapter", lambda *a, real=real: read.append(a[0].name) or real(*a))
+    for name in ("one", "two"):
+        hf_merge3h.merge_recipe(plan, tmp_path / name, progress=False)
+        assert facts(tmp_path / name) == facts(tmp_path / "plain")
+        weights = [(tmp_path / one / "adapter_model.safetensors").read_bytes() for one in (name, "plain")]
+        assert weights[0] == weights[1]
+    assert read == []
+
+    # another recipe reads what is new to it
+    (tmp_path / "s.yaml").write_text(text(folder, "ties", "seed: 5\n"))
+    again = hf_merge3h.plan_recipe(hf_merge3h.read_recipe(tmp_path / "s.yaml"), reuse=plan)
+    assert read == []
+    hf_merge3h.merge_recipe(again, tmp_path / "reused", progress=False)
+    hf_merge3h.merge_recipe(tmp_path / "s.yaml", tmp_path / "new", progress=False)
+    assert facts(tmp_path / "reused") == facts(tmp_path / "new")
+
+
+def test_what_changed_since_is_read_again(place: Any, tmp_path: Path) -> None:
+    import shutil
+
+    folder, _ = place
+    mine = tmp_path / "mine"
+    shutil.copytree(folder, mine)
+    (tmp_path / "r.yaml").write_text(text(mine, "linear"))
+    recipe = hf_merge3h.read_recipe(tmp_path / "r.yaml")
+    plan = hf_merge3h.plan_recipe(recipe)
+    shutil.copyfile(folder / "honesty" / "adapter_model.safetensors", mine / "honesty" / "adapter_model.safetensors")
+    again = hf_merge3h.plan_recipe(recipe, reuse=plan)
+    same = [one is other for one, other in zip(plan.adapters, again.adapters, strict=True)]
+    assert same == [source != str(mine / "honesty") for source in plan.sources.values()]
+    (mine / "base" / "config.json").write_text((mine / "base" / "config.json").read_text() + "\n")
+    third = hf_merge3h.plan_recipe(recipe, reuse=again)
+    assert not any(one is other for one, other in zip(again.adapters, third.adapters, strict=True))
+
+
+@pytest.mark.parametrize("given", [{"device": "cpu"}, {"dtype": "float32"}, {"seed": 1}])
+def test_a_plan_was_made_for_its_settings(place: Any, tmp_path: Path, given: dict[str, Any]) -> None:
+    (tmp_path / "r.yaml").write_text(text(place[0], "linear"))
+    plan = hf_merge3h.plan_recipe(hf_merge3h.read_recipe(tmp_path / "r.yaml"))
+    with pytest.raises(RequestError, match="nothing beside a plan"):
+        hf_merge3h.merge_recipe(plan, tmp_path / "out", **given)
+    with pytest.raises(RequestError, match="or what plan_recipe gave"):
+        hf_merge3h.merge_recipe(7, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

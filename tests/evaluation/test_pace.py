@@ -135,6 +135,9 @@ def test_more_time_goes_on_from_there(suite, models, tmp_path, slow):
 def test_too_short_is_an_error_that_says_what_to_do(suite, models, slow):
     with pytest.raises(RequestError, match=r"max_seconds=1: too short for 3 models.*give more time"):
         hf_merge3h.evaluate_3h(models, suite, max_seconds=1, **FAST)
+    with pytest.raises(RequestError, match="too short for 2 models"):
+        both = {"base": models["base"], "merged": lambda: 1 / 0}  # is not even opened
+        hf_merge3h.evaluate_3h(both, suite, datasets=["sums"], max_seconds=1, **FAST)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, True, "2", math.inf, math.nan])
