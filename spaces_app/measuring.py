@@ -15,7 +15,7 @@ import hf_merge3h
 
 #: Seconds that a quick evaluation may take, and what of them is left for scoring and the report.
 SECONDS = float(os.environ.get("SPACE_EVALUATION_SECONDS", "120"))
-SCORING = 10
+SCORING = 5
 #: Of the suite 3h-offline: at least one for each H, and those that write the shortest answers.
 DATASETS = ("instructions", "truthfulqa", "strongreject", "safe_lookalikes")
 MOST = 24  # questions a data set

@@ -15,7 +15,7 @@ from .endpoint import Endpoint
 from .generate import Batching
 from .items import Item, asked_hash
 from .models import opened
-from .pace import Deadline, OutOfTimeError, rounds
+from .pace import Deadline, OutOfTimeError, parts, quick_first
 from .plan import Plan, Request
 from .store import Row, Store
 from .suite import Task, settings_hash
@@ -67,6 +67,7 @@ class _Run:
                 return  # a model before had no time for a single item: the others need not be opened
             deadline = self.request.deadline.share(len(models) - place) if self.request.max_seconds else Deadline()
             try:
+                deadline.check()  # opening takes time too
                 with self._answerer(name, source) as answerer:
                     self._ask_one(name, answerer, deadline)
             except OutOfTimeError:
@@ -99,13 +100,12 @@ class _Run:
                 self.facts["refused"].setdefault(task_name, {})[name] = reason
             elif items:
                 tasks[task_name] = _Asked(suite.tasks[task_name], items, self._path(name, task_name), answerer)
-        if self.request.max_seconds is not None:  # what is quick first, so that a short time leaves figures of most
-            tasks = dict(sorted(tasks.items(), key=lambda pair: pair[1].task.most_tokens))
-        if not tasks:
-            return
-        for one in rounds({task_name: asked.items for task_name, asked in tasks.items()}, deadline):
-            for task_name, part in one.items():
-                self._ask_task(name, tasks[task_name], part, deadline)
+        order = list(tasks)
+        if self.request.max_seconds is not None:
+            order = quick_first({task_name: asked.task for task_name, asked in tasks.items()})
+        tokens = {task_name: tasks[task_name].task.most_tokens for task_name in order}
+        for task_name, part in parts({each: tasks[each].items for each in order}, tokens, deadline):
+            self._ask_task(name, tasks[task_name], part, deadline)
 
     def _ask_task(self, name: str, asked: _Asked, items: Sequence[Item], deadline: Deadline) -> None:
         from tqdm.auto import tqdm

@@ -12,7 +12,7 @@ from hf_merge3h.evaluation import generate, pace
 from hf_merge3h.evaluation.answers import ModelAnswerer
 from hf_merge3h.evaluation.endpoint import Endpoint
 from hf_merge3h.evaluation.models import opened
-from hf_merge3h.evaluation.pace import Deadline, OutOfTimeError, rounds
+from hf_merge3h.evaluation.pace import Deadline, OutOfTimeError, parts, quick_first
 from hf_merge3h.evaluation.report import Report
 from hf_merge3h.evaluation.suite import read_suite
 
@@ -56,16 +56,34 @@ def slow(clock, monkeypatch):
 
 @pytest.mark.parametrize(
     ("seconds", "each", "sizes"),
-    [(math.inf, 5.0, [40]), (100, 0.5, [2, 4, 8, 16, 10]), (100, 5.0, [2, 4, 8, 6]), (100, 45.0, [2]), (10, 45.0, [2])],
+    [(math.inf, 5.0, [40]), (100, 0.5, [2, 8, 30]), (100, 5.0, [2, 8, 9]), (100, 45.0, [2]), (10, 45.0, [2])],
 )
 def test_rounds_grow_as_the_speed_allows(clock, seconds, each, sizes):
     items = {"long": list(range(40)), "short": list(range(3))}
-    asked = []
-    for one in rounds(items, Deadline(seconds)):
-        asked.append(len(one["long"]))
-        clock.now += each * len(one["long"])
-    assert asked == sizes
-    assert next(one["short"] for one in rounds(items, Deadline(seconds))) == [0, 1, 2][: sizes[0]]
+    asked = {name: [] for name in items}
+    for name, part in parts(items, dict.fromkeys(items, 0), Deadline(seconds)):
+        before = sum(map(len, asked[name]))
+        assert part == items[name][before : before + len(part)]  # in their order, none twice
+        asked[name].append(part)
+        clock.now += each * len(part) * (name == "long")
+    assert [len(part) for part in asked["long"]] == sizes
+    assert sum(map(len, asked["short"])) == (2 if sum(sizes) == 2 else 3)
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(100, ["choices", "short", "long"]), (30, ["choices", "short"])])
+def test_a_batch_is_not_begun_that_would_end_too_late(clock, seconds, first):
+    tokens = {"choices": 0, "short": 8, "long": 32}
+    asked: list[str] = []
+    for name, _ in parts({name: list(range(9)) for name in tokens}, tokens, Deadline(seconds)):
+        asked.append(name)
+        clock.now += max(1, tokens[name])  # a second a token, however many items the batch has
+    assert asked[: 2 * len(first)] == [*first, *first]
+    assert set(asked) == set(first)
+
+
+def test_the_quickest_of_each_h_comes_first(suite):
+    assert quick_first(read_suite(suite).tasks)[:3] in [["gold", "facts", "safe"], ["gold", "facts", "unsafe"]]
+    assert quick_first(read_suite("3h-offline").tasks)[:3] == ["gsm8k_likelihood", "truthfulqa", "strongreject"]
 
 
 def test_models_share_what_is_left(clock):
@@ -135,8 +153,8 @@ def test_more_time_goes_on_from_there(suite, models, tmp_path, slow):
 def test_too_short_is_an_error_that_says_what_to_do(suite, models, slow):
     with pytest.raises(RequestError, match=r"max_seconds=1: too short for 3 models.*give more time"):
         hf_merge3h.evaluate_3h(models, suite, max_seconds=1, **FAST)
+    both = {"base": models["base"], "merged": lambda: 1 / 0}  # which is not even opened
     with pytest.raises(RequestError, match="too short for 2 models"):
-        both = {"base": models["base"], "merged": lambda: 1 / 0}  # is not even opened
         hf_merge3h.evaluate_3h(both, suite, datasets=["sums"], max_seconds=1, **FAST)
 
 
