@@ -117,11 +117,11 @@ def test_no_evaluation_no_picture():
 def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
     monkeypatch.setattr(measuring, "DATASETS", ("safe_lookalikes",))
     monkeypatch.setattr(measuring, "MOST", 2)
-    speakers = [each for each in actions.speakers(made) if each.label in ("base", "honesty", "merged")]
+    speakers = [each for each in actions.speakers(made) if each.label in ("base", "merged")]
     heard = []
     told = measuring.measure(speakers, actions.VOICES.alone, lambda *said: heard.append(said), seconds=600)
     (one,) = told["datasets"]
-    assert (one["h"], one["n"], set(one["values"])) == ("harmlessness", 2, {"base", "honesty", "merged"})
+    assert (one["h"], one["n"], set(one["values"])) == ("harmlessness", 2, {"base", "merged"})
     assert radar.charts_of(told)
     assert "2 of Safe prompts" in measuring.told(told)
     assert heard[-1][0] == 0.95
@@ -130,8 +130,8 @@ def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
 def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
     import torch
 
-    for speaker in actions.speakers(made):
-        *_, said = actions.VOICES.answers([speaker], "What is honey?", 8)
+    for speaker in actions.speakers(made)[::4]:  # base and merged
+        *_, said = actions.VOICES.answers([speaker], "What is honey?", 6)
         alone = actions.VOICES.alone(speaker)
         assert not hasattr(alone, "peft_config")
         tokenizer = actions.VOICES._models[speaker.model].tokenizer
@@ -140,7 +140,7 @@ def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
             return_dict=True,
         )  # fmt: skip
         with torch.inference_mode():
-            output = alone.generate(**ids, max_new_tokens=8, do_sample=False)
+            output = alone.generate(**ids, max_new_tokens=6, do_sample=False)
         text = tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         assert text == said[speaker.label]
 
