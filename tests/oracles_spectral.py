@@ -136,6 +136,13 @@ def r_tsvm(
     demand = [rank * max((1 - s) ** gamma, 1e-9) for rank, s in zip(ranks, sparse, strict=True)]
     if rank_rule == "share":
         ranks = shared_ranks(ranks, demand, limits)
+    elif rank_rule == "noise":
+        beta = min(m, n) / max(m, n)
+        omega = 0.56 * beta**3 - 0.95 * beta**2 + 1.82 * beta + 1.43
+        for t, (_, values, _) in enumerate(parts):
+            everything = np.concatenate([values, np.zeros(min(m, n) - len(values))])
+            above = int((values > gamma * omega * np.median(everything)).sum())
+            ranks[t] = min(ranks[t], max(1, above))
     elif gamma:
         ranks = [max(1, math.floor(want)) if rank else 0 for want, rank in zip(demand, ranks, strict=True)]
     return scale * orthogonal_sum([first(part, k) for part, k in zip(parts, ranks, strict=True)], (m, n))

@@ -12,6 +12,7 @@ from ..errors import MergeError, bad, nearest
 from .options import AsJson
 
 if TYPE_CHECKING:
+    from ..lab.comparison.config import Lab
     from ..lab.comparison.graph import Graph
 
 _File = Annotated[Path, typer.Argument(help="The comparison: lab.yaml (docs/LAB.md).", show_default=False)]
@@ -39,14 +40,16 @@ def run(
 ) -> None:
     """Do what is not done yet, step by step, and write the report; a killed run goes on where it stopped."""
     from ..evaluation.store import locked
-    from ..lab.comparison.budget import within
+    from ..lab.comparison.budget import settled, within
     from ..lab.comparison.config import read_lab
     from ..lab.comparison.findings import Findings
     from ..lab.comparison.steps import check_space, graph_of
 
     comparison = read_lab(file)
     with locked(out):
-        if hours is not None:
+        if hours is None:
+            comparison = settled(comparison, out)
+        else:
             comparison = within(comparison, hours, out, lambda text: typer.echo(text, err=True))
         graph = graph_of(comparison, out)
         check_space(graph, comparison)
@@ -66,7 +69,7 @@ def status(file: _File, out: _Out, as_json: AsJson = False) -> None:
     """What is done, what failed and why, what is left, and what lies there that is no longer asked for."""
     import json
 
-    graph = _graph(file, out)
+    _, graph = _settled(file, out)
     states = graph.states()
     if as_json:
         told = [{"step": one.step.name, "state": one.word, "folder": str(one.folder), **one.facts} for one in states]
@@ -85,20 +88,20 @@ def status(file: _File, out: _Out, as_json: AsJson = False) -> None:
 @lab.command()
 def report(file: _File, out: _Out) -> None:
     """Write the report again from what is done, without running anything."""
-    from ..lab.comparison.config import read_lab
     from ..lab.comparison.findings import Findings
 
-    typer.echo(f"report: {Findings.of(read_lab(file), _graph(file, out)).save(out)}")
+    typer.echo(f"report: {Findings.of(*_settled(file, out)).save(out)}")
 
 
-def _graph(file: Path, out: Path) -> Graph:
+def _settled(file: Path, out: Path) -> tuple[Lab, Graph]:
     from ..lab.comparison.budget import settled
     from ..lab.comparison.config import read_lab
     from ..lab.comparison.steps import graph_of
 
     if not out.is_dir():
         raise bad("--out", str(out), "the folder of a run", "begin one with `hf-merge3h lab run`")
-    return graph_of(settled(read_lab(file), out), out)
+    comparison = settled(read_lab(file), out)
+    return comparison, graph_of(comparison, out)
 
 
 def _chosen(graph: Graph, only: list[str] | None) -> list[str]:

@@ -20,6 +20,7 @@ from .reweighting import (
     Granularity,
     RankRule,
     Statistics,
+    ranks_above_noise,
     ranks_by_share,
     ranks_by_task,
     reweighted,
@@ -34,7 +35,7 @@ RECONSTRUCTION = (
 
 
 class Selection(NamedTuple):
-    """What R-TSVM decided: ranks k_t, sparsity s_t (None where gamma is 0) and the factor that kept each norm."""
+    """What R-TSVM decided: ranks k_t, sparsity s_t (None where it is not asked) and the factor that kept each norm."""
 
     ranks: Int[Tensor, "task batch"]
     sparsity: Float[Tensor, "task batch"] | None
@@ -43,7 +44,8 @@ class Selection(NamedTuple):
 
 def _prepare(parameters: Mapping[str, Any], n_experts: int) -> Accumulator | None:
     """The pass for root mean squares; none where neither ranks nor layers need them."""
-    if parameters["gamma"] == 0 and parameters["granularity"] != "layer":
+    by_sparsity = parameters["gamma"] != 0 and parameters["rank_rule"] != "noise"
+    if not by_sparsity and parameters["granularity"] != "layer":
         return None
     return DeltaScales(n_experts, parameters["kappa"], parameters["outliers"], parameters["preserve_norm"])
 
@@ -78,13 +80,16 @@ def select(
         floors = [floor.to(factor) / factor for floor, factor in zip(floors, factors)]
     k = min(m, n) // n_experts
     if isinstance(weighted, Tensor):
-        spectra = dense_spectra(weighted, min(m, n) if gamma and rank_rule == "share" else k, floors)
+        spectra = dense_spectra(weighted, min(m, n) if gamma and rank_rule != "task" else k, floors)
     else:
         spectra = factored_spectra(weighted, floors)
     limits = spectra.counts * (weights != 0).to(spectra.counts).unsqueeze(-1)
     ranks = limits.clamp_max(k)
     if gamma == 0:
         return spectra, Selection(ranks, None, factors)
+    if rank_rule == "noise":
+        found = torch.stack([ranks_above_noise(each.values, (m, n), gamma) for each in spectra.triplets])
+        return spectra, Selection(torch.minimum(ranks, found.to(ranks).clamp_min(1)), None, factors)
     if statistics is None:
         rms = torch.stack([norms(delta) for delta in deltas]) / math.sqrt(max(m * n, 1))
     else:
@@ -195,7 +200,9 @@ def r_tsvm(
         gamma: how strongly sparsity lowers the rank; 0 for not at all.
         epsilon: entries at or under this, times the root mean square of the expert's whole delta, count as zeros; for
             the scale of entries, times that of the matrix.
-        rank_rule: cut each expert's rank by its own sparsity, or share out the ranks of TSV merging among the experts.
+        rank_rule: cut each expert's rank by its own sparsity (task), share out the ranks of TSV merging among the
+            experts by it (share), or keep the singular values above gamma times the threshold for noise of
+            arXiv:1305.5870 (noise), at least one.
         denoise: drop singular values that the storage of the weights alone would make.
         noise: the level of that storage noise.
         statistics: root mean squares and layers' weights of the whole model; None takes each matrix as a model.

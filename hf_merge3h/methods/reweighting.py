@@ -20,7 +20,7 @@ from ..linalg.robust import Outliers, excess_weights, reweighted_entries
 from ..linalg.sampling import small_share
 
 Granularity = Literal["auto", "entry", "channel", "layer"]
-RankRule = Literal["task", "share"]
+RankRule = Literal["task", "share", "noise"]
 
 _LEAST_SHARE = 1e-9  # a task that is all sparse is served last, not never
 
@@ -133,6 +133,33 @@ def ranks_by_task(
     """max(1, floor(k_t (1 - s_t)^gamma)), 0 where k_t is 0."""
     kept = (ranks * (1 - sparse) ** gamma).floor().to(ranks)
     return torch.where(ranks > 0, kept.clamp_min(1), 0)
+
+
+def ranks_above_noise(
+    values: Float[Tensor, "batch k"], shape: tuple[int, int], strength: float
+) -> Int[Tensor, "batch"]:
+    """How many singular values stand out of noise: those above strength omega(b) times the median of all min(m, n).
+
+    omega(b) = 0.56 b^3 - 0.95 b^2 + 1.82 b + 1.43,  b = min(m, n) / max(m, n),
+
+    is the threshold that loses least where a low-rank matrix lies under noise of unknown level, which the median tells
+    (Gavish and Donoho, "The optimal hard threshold for singular values is 4/sqrt(3)", arXiv:1305.5870, equation 5). A
+    matrix of factors whose rank is under half of min(m, n) has a median of 0, so none of its values is noise.
+
+    Args:
+        values: singular values, falling; those that are left out are 0.
+        shape: m and n.
+        strength: of the threshold; 0 for none.
+
+    >>> ranks_above_noise(torch.tensor([[9.0, 5.0, 1.0, 0.9, 0.8]]), (5, 5), 1.0)
+    tensor([2])
+    """
+    small, large = sorted(shape)
+    beta = small / large
+    omega = 0.56 * beta**3 - 0.95 * beta**2 + 1.82 * beta + 1.43
+    padded = torch.nn.functional.pad(values, (0, small - values.shape[-1]))
+    middle = (padded[:, (small - 1) // 2] + padded[:, small // 2]) / 2
+    return (values > strength * omega * middle.unsqueeze(-1)).sum(-1)
 
 
 def ranks_by_share(

@@ -25,7 +25,7 @@ VALUES = {
     "preserve_norm": [False],
     "gamma": [0.0, 3.0],
     "epsilon": [0.5],
-    "rank_rule": ["share"],
+    "rank_rule": ["share", "noise"],
     "common": [0.5, 0.0, 1.0],
     "density": [0.5, 1.0],
     "election": ["count"],
@@ -214,7 +214,7 @@ def test_denoise_drops_what_storage_makes(name):
 PLAIN = {"kappa": math.inf, "gamma": 0.0}
 
 
-@pytest.mark.parametrize("rank_rule", ["task", "share"])
+@pytest.mark.parametrize("rank_rule", ["task", "share", "noise"])
 @pytest.mark.parametrize("granularity", ["auto", "entry", "channel", "layer"])
 def test_r_tsvm_without_its_parts_is_tsv_merge_bit_for_bit(granularity, rank_rule):
     options = {**PLAIN, "granularity": granularity, "rank_rule": rank_rule}
@@ -229,7 +229,7 @@ def test_a_low_rank_delta_and_its_matrix_agree_by_channel():
     lora = factors((300, 40), [3, 2, 4])
     lora[0].left[7] *= 30
     dense = torch.stack([each.dense() for each in lora])
-    for rule in ("task", "share"):
+    for rule in ("task", "share", "noise"):
         options = {"granularity": "channel", "rank_rule": rule}
         assert distance(merge("r_tsvm", lora, **options), merge("r_tsvm", dense, **options)) < 1e-5
     assert torch.equal(merge("r_tsvm", lora), merge("r_tsvm", lora, granularity="channel"))
