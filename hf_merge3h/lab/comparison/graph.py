@@ -134,6 +134,7 @@ class Graph:
             if before.word == "blocked":
                 tell(f"{mark}: not run, for something that it reads failed")
                 continue
+            tell(f"{mark} ...")
             _do(Job(self.steps[name], {each: self.folder(each) for each in self.steps[name].inputs}, before.folder))
             after = self.state(name)
             said = "" if after.word == "done" else f" {after.word}: {after.facts.get('error', '')}"
@@ -166,6 +167,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _do(job: Job) -> None:
     """Run a step in a process of its own; its folder has step.json or failed.json afterwards."""
     partial = job.out / PARTIAL
+    if (partial / DONE).is_file():  # done, and killed before its results were in their place
+        _finish(partial, job.out)
+        return
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -79,7 +79,7 @@ def test_only_what_is_chosen_and_what_it_needs_is_done(tmp_path, monkeypatch):
     told = []
     graph.run(["b"], told.append)
     assert done == ["a", "b"]
-    assert told == ["[1/2] a: 1 s", "[2/2] b: 1 s"]
+    assert told == ["[1/2] a ...", "[1/2] a: 1 s", "[2/2] b ...", "[2/2] b: 1 s"]
 
 
 def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, monkeypatch):
@@ -96,7 +96,22 @@ def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, monkeypatch):
     told = []
     states = graph.run(list(graph.steps), told.append)
     assert [state.word for state in states] == ["done", "failed", "blocked", "done"]
-    assert told[1:3] == [
+    assert told[2:5] == [
+        "[2/4] b ...",
         "[2/4] b: 2 s failed: out of luck",
         "[3/4] c: not run, for something that it reads failed",
     ]
+
+
+def test_results_that_were_whole_when_the_run_was_killed_are_kept(tmp_path):
+    graph = Graph(chain(), tmp_path)
+    folder = graph.folder("a")
+    (folder / PARTIAL / "run").mkdir(parents=True)
+    (folder / PARTIAL / "run" / "items").write_text("new")
+    (folder / PARTIAL / DONE).write_text(json.dumps({"seconds": 3.0}))
+    (folder / "moved").write_text("already")
+    graph.run(["a"], lambda _: None)
+    assert words(graph)["a"] == "done"
+    assert (folder / "run" / "items").read_text() == "new"
+    assert (folder / "moved").read_text() == "already"
+    assert not (folder / PARTIAL).exists()
