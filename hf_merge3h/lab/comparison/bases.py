@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -65,17 +66,19 @@ def gemma_path(cache: str | os.PathLike[str] | None = None) -> Path:
     folder = Path(cache if cache is not None else Path(HF_HOME) / "hf_merge3h") / f"gemma-3-270m-wheel-{version}"
     if folder.is_dir():
         return folder
-    module = importlib.import_module(_GEMMA.replace("-", "_"))
-    file = Path(module.assemble())
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        file = Path(importlib.import_module(_GEMMA.replace("-", "_")).assemble(aside / "model.gguf"))
+        source: dict[str, Any] = {"pretrained_model_name_or_path": str(aside), "gguf_file": file.name}
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        file.unlink()
         without_quantization(loaded, torch.float32).save_pretrained(aside)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(aside)
-        aside.chmod(0o755)
-        aside.rename(folder)
+        tokenizer.save_pretrained(aside)
+        aside.chmod(0o755)  # mkdtemp's 0700 would shut out those who share the cache
+        with contextlib.suppress(OSError):  # another process was faster: its folder is whole, for it was renamed too
+            aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
