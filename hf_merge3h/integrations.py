@@ -1,6 +1,7 @@
 """`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, our metrics in `evaluate.load`; in any order.
 
-The models' `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`.
+The models' `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`. PEFT's
+`load_adapter` gets one too: it notes where the adapter is from, so that a merge of loaded adapters can say so.
 
 `install` attaches the methods to the classes that are loaded already, and leaves a finder on `sys.meta_path` that
 attaches them as soon as one is imported. Nothing heavy is imported here; the methods import the engine when called.
@@ -165,6 +166,21 @@ def _uploading(upload: Callable[..., Any]) -> Callable[..., Any]:
     return _upload_modified_files
 
 
+def _loading(load: Callable[..., Any]) -> Callable[..., Any]:
+    """`load_adapter` (`PeftModel.from_pretrained` calls it too), and then a note of what was loaded."""
+
+    @functools.wraps(load)
+    def load_adapter(self: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, model_id, adapter_name, *args, **kwargs)
+        from .models.adapters.loaded import note
+
+        note(self, adapter_name, model_id, kwargs)
+        return result
+
+    load_adapter.merge_3h = True  # type: ignore[attr-defined]
+    return load_adapter
+
+
 def _arguments(function: Callable[..., Any], self: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     return inspect.signature(function).bind(self, *args, **kwargs).arguments
 
@@ -185,6 +201,7 @@ def _finish(model: Any, folder: Any, state: Any, adapters: Sequence[str] | None,
 
 #: Further steps of methods that the classes have.
 _STEPS = {"save_pretrained": _saving, "_upload_modified_files": _uploading}
+_PEFT_STEPS = {**_STEPS, "load_adapter": _loading}
 
 
 def refuse_compiled(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +251,7 @@ def _give_methods(module: ModuleType, class_name: str, function: Callable[..., A
     if hasattr(module, class_name):  # absent while another thread is still executing the module
         kind = getattr(module, class_name)
         kind.merge_3h = function
-        for name, more in _STEPS.items():
+        for name, more in (_PEFT_STEPS if class_name == "PeftModel" else _STEPS).items():
             method = getattr(kind, name, None)
             if method is not None and not hasattr(method, "merge_3h"):
                 setattr(kind, name, more(method))

@@ -1,8 +1,11 @@
-"""Makes the golden cards, by real merges of the demo's experts: `python model_cards/make.py [--cards] [NAME ...]`.
+"""Makes the golden cards, by real merges of the demo's experts: `python model_cards/make.py [OPTION] [NAME ...]`.
 
 Each folder beside this file gets the manifest of its merge (local folders named by their last part, as `publish` does
 it), its card, and its pictures. The weights are not kept. It takes a minute, and 2 GB of disk for a moment. Where a
 folder has an `evaluation.json`, its results go into the manifest, as `hf-merge3h evaluate` would put them there.
+
+`--cards`: only the cards again, from the manifests that lie there. `--evaluate`: merge, ask base, experts and merge
+the demo's questions, and keep the answers' scores as `evaluation.json` (some minutes of processor time).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from hf_merge3h.publishing.public import public
 
 HERE = Path(__file__).parent
 EVALUATION = "evaluation.json"
+QUESTIONS = 12  # a data set
 
 
 def r_tsvm_three_adapters(out: Path) -> None:
@@ -103,6 +107,22 @@ def make(name: str) -> None:
         write_card(kept, name=name, old="")
 
 
+def evaluate(name: str) -> None:
+    """Ask base, experts and merge the same questions, none that an expert was trained on; `make` has to follow."""
+    from hf_merge3h.demo.__main__ import TABLE
+
+    experts = {demo.ROLES[role]: str(place) for role, place in demo.expert_paths().items()}
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / name
+        MERGES[name](out)
+        report = hf_merge3h.evaluate_3h(
+            {"base": str(demo.base_model_path()), **experts, "merged": str(out)}, limit=QUESTIONS, datasets=TABLE
+        )
+        report.write_into(out)
+        results = public(load_manifest(out)).content["evaluation"]
+    (HERE / name / EVALUATION).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
 def rewrite(name: str) -> None:
     """The card again from the manifest that lies there, with results that came later; nothing is merged."""
     kept = HERE / name
@@ -114,7 +134,8 @@ def rewrite(name: str) -> None:
 
 
 if __name__ == "__main__":
-    only_cards = "--cards" in sys.argv
-    for each in [name for name in sys.argv[1:] if name != "--cards"] or MERGES:
-        (rewrite if only_cards else make)(each)
+    steps = {"--cards": rewrite, "--evaluate": evaluate}
+    step = next((steps[each] for each in sys.argv[1:] if each in steps), make)
+    for each in [name for name in sys.argv[1:] if name not in steps] or MERGES:
+        step(each)
         sys.stdout.write(f"{each}\n")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import PROMPTS, ROLES, base_model, expert_paths
+from . import PROMPTS, ROLES, base_model, base_model_path, expert_paths
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,7 +51,7 @@ def run(
     # PEFT 0.21.2 asks transformers 5.23 by an old name: nothing that a user of the demo could mend
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     typer.echo("Loading SmolLM2-135M-Instruct and its three experts ...")
-    base, tokenizer = base_model()
+    base, tokenizer = load_base()
     paths = expert_paths()
     first, *others = paths
     model = PeftModel.from_pretrained(base, paths[first], adapter_name=first)
@@ -70,7 +70,19 @@ def run(
     if items != 0:
         show_table(model, tokenizer, paths, folder, items)
     typer.echo(f"\nThe merged adapter lies in {folder} ({time.perf_counter() - start:.0f} s in all). Use it with\n")
-    typer.echo(f"    PeftModel.from_pretrained(base_model, {str(folder)!r})")
+    typer.echo(f"    PeftModel.from_pretrained(base_model, {str(folder)!r})\n")
+    typer.echo(f"Its card is {folder / 'README.md'}; whether it is what that says: hf-merge3h verify {folder}")
+
+
+def load_base() -> tuple[Any, Any]:
+    """The base model from a folder, which `hf-merge3h verify` finds again; in memory only where none can be written."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        folder = base_model_path()
+    except OSError:
+        return base_model()
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def show_table(model: PeftModel, tokenizer: Any, paths: Mapping[str, Path], folder: Path, items: int | None) -> None:

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ..errors import OutputError
 from ..manifest import NOT_RECORDED, SCHEMA_VERSION, Manifest, plain
 from ..manifest.files import hash_file
+from ..models.adapters.folder import read_config as read_adapter_config
 from ..models.sources import LAYER_KEYS
 from ..models.weights.checkpoint import read_config
 from ..models.weights.headers import read_header
 from ..models.weights.writer import nbytes
 from ..publishing.card import write_card
+from ..publishing.text import is_hub_id
 from ..recipes.mergekit import rules_of
 from .finish import finish, hash_files
 from .report import MergeReport
@@ -109,6 +111,8 @@ def saved_manifest(folder: Path, report: MergeReport, changed: bool | None = Fal
         "changed": changed,
         "hashes": hash_files(paths),
     }
+    if report.is_adapter:
+        output["base_model"] = _named_base(folder)
     return Manifest(content_of(report, output), report.tensors)
 
 
@@ -146,6 +150,12 @@ def _layers(folder: Path) -> int | None:
     text = config.get("text_config")
     parts = (config, text if isinstance(text, dict) else {})
     return next((part[key] for part in parts for key in LAYER_KEYS if isinstance(part.get(key), int)), None)
+
+
+def _named_base(folder: Path) -> str | None:
+    """The Hub id that a saved adapter names as its base; None where it names a folder, or nothing."""
+    found = read_adapter_config(folder, folder.name).base_model_name_or_path
+    return found if found and is_hub_id(found) and not Path(found).exists() else None
 
 
 def content_of(report: MergeReport, output: Mapping[str, Any] | None = None) -> dict[str, Any]:

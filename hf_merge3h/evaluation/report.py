@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SourceError, show
+from ..errors import MergeError, MergeWarning, SourceError, show
 from . import compare
 from .compare import Figure, Values
 from .scoring import figures
@@ -135,8 +136,11 @@ class Report:
                 if one["h"] == h and self.facts["datasets"].get(one["dataset"], {}).get("averaged", True)
             ]  # fmt: skip
             counted = [name for name in missing if asked is None or name in asked]
-            told[h] = f"{done} of {done + len(counted)} datasets" + ("" if asked is None else " asked for")
-            if len(missing) > len(counted):
+            whole = done + len(counted)
+            told[h] = f"{done} of {whole} datasets" + ("" if asked is None else " asked for")
+            if missing and not whole:
+                told[h] = f"none of {len(missing)} datasets was asked for"
+            elif len(missing) > len(counted):
                 told[h] += f" ({len(missing) - len(counted)} more were not)"
         return told
 
@@ -254,14 +258,22 @@ class Report:
         self.to_html(Path(folder) / "report.html")
 
     def write_into(self, folder: str | os.PathLike[str]) -> bool:
-        """Put the results into a merged model's merge3h.json; False where the folder has none."""
+        """Put the results into a merged model's merge3h.json, and so into its card; False where the folder has none.
+
+        A card that cannot be written (its markers do not pair) is warned of: the results are in merge3h.json.
+        """
         path = Path(folder) / _MANIFEST
         if not path.is_file():
             return False
         from ..manifest import load_manifest, plain
+        from ..publishing.card import write_card
 
         content = {**load_manifest(path).content, "evaluation": plain(self.to_dict())}
         write_aside(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        try:
+            write_card(folder, picture=False)
+        except MergeError as problem:
+            warnings.warn(f"the results are in {path}, and not in its card: {problem}", MergeWarning, stacklevel=2)
         return True
 
     def __repr__(self) -> str:

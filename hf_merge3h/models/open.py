@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import Problems, RequestError, bad, show
 from .adapters.folder import load_adapter, meta_copy
 from .adapters.folder import read_config as read_adapter_config
+from .adapters.loaded import loaded_origin
 from .adapters.read import AdapterDeltas, base_names, read_adapter
 from .experts import AdaptedBase, WholeModel
 from .hub import ResolvedSource, resolve
@@ -113,7 +114,7 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
     if _among(source, base.identity):
         raise _is_base(role, source)
     if is_peft_model(source):
-        return AdaptedBase(_active_adapter(source, role), live.names, role)
+        return AdaptedBase(_active_adapter(source, role, hub), live.names, role)
     if isinstance(source, nn.Module):
         expert = live_expert(source, live, role)
         problems = Problems(f"{role} cannot be merged into the base")
@@ -164,11 +165,17 @@ def _is_base(role: str, source: Any) -> RequestError:
     return RequestError(f"experts[{role!r}]={shown}: this is the base, whose change is zero; leave it out")
 
 
-def _active_adapter(model: Any, role: str) -> AdapterDeltas:
+def _active_adapter(model: Any, role: str, hub: HubOptions) -> AdapterDeltas:
     active = model.active_adapters
     if len(active) != 1:
         raise bad(f"experts[{role!r}]", active, "a PeftModel with one active adapter", "call set_adapter(name) first")
-    return read_adapter(model, active[0], role)
+    return _read_loaded(model, active[0], role, hub)
+
+
+def _read_loaded(model: Any, name: str, label: str, hub: HubOptions) -> AdapterDeltas:
+    adapter = read_adapter(model, name, label)
+    adapter.origin = loaded_origin(model, name, adapter.origin, hub)
+    return adapter
 
 
 def open_adapter(
@@ -184,9 +191,9 @@ def open_adapter(
         hub: options.
     """
     if isinstance(source, str) and source in model.peft_config:
-        return read_adapter(model, source, source)
+        return _read_loaded(model, source, source, hub)
     if is_peft_model(source):
-        return _active_adapter(source, role)
+        return _active_adapter(source, role, hub)
     if isinstance(source, nn.Module):
         raise bad(
             f"adapters[{role!r}]", type(source).__name__, "an adapter",

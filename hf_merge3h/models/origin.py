@@ -95,7 +95,7 @@ def live_origin(module: Any, hub: HubOptions) -> Origin:
         source=(name if local or not commit else repo) or kind,
         commit=None if local else commit,
         card=card,
-        card_known=known and bool(name),
+        card_known=known and (local or bool(commit)),  # a name without a commit is a word that anyone may have written
         architecture=_architecture(getattr(config, "architectures", None)) or kind,
         live=True,
     )

@@ -211,6 +211,7 @@ def _environment() -> jinja2.Environment:
         percent=percent,
         paper=paper,
         place=_place,
+        hub=lambda name: link(name, f"https://huggingface.co/{name}"),
         dataset=tables.dataset_name,
         change=tables.change,
         figure=tables.figure_name,

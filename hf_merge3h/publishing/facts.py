@@ -98,6 +98,12 @@ class Facts:
         return next((each for each in self.parents if each.role == "base"), None)
 
     @property
+    def named_base(self) -> str | None:
+        """The Hub id that a merged adapter's config names as its base, though it may have been merged on a copy."""
+        found = self.content["output"].get("base_model")
+        return found if isinstance(found, str) and is_hub_id(found) else None
+
+    @property
     def experts(self) -> tuple[Parent, ...]:
         """The parents whose roles are merged: adapters rather than the models they lie on."""
         return tuple(each for each in self.parents if each.role not in ("base", "") and not each.carrier)

@@ -37,7 +37,9 @@ def metadata(facts: Facts, name: str) -> dict[str, Any]:
         name: of the model, for the `model-index`.
     """
     base = facts.base
-    ids = [base.hub_id] if facts.is_adapter and base else [each.hub_id for each in facts.parents]
+    ids = [each.hub_id for each in facts.parents]
+    if facts.is_adapter and base:
+        ids = [base.hub_id or facts.named_base]
     found: dict[str, Any] = {
         "base_model": list(dict.fromkeys(each for each in ids if each)) or None,
         "base_model_relation": "adapter" if facts.is_adapter else "merge",

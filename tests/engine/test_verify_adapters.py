@@ -50,7 +50,31 @@ def _live(parents: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("make", [_by_recipe, _live])
+def _loaded(parents: Path, out: Path, train: bool = False) -> Path:
+    """Adapters that PEFT had loaded are named by what it called them, and found where they were loaded from."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(parents / "base")
+    with quiet(), torch.no_grad():
+        model = PeftModel.from_pretrained(base, parents / ROLES[0], adapter_name=ROLES[0])
+        for role in ROLES[1:]:
+            model.load_adapter(parents / role, adapter_name=role)
+        if train:
+            next(each for name, each in model.named_parameters() if f"lora_B.{ROLES[1]}" in name).mul_(1.01)
+        model.merge_3h(list(ROLES), method="r_tsvm", adapter_name="default", progress=False)
+        model.save_pretrained(out, selected_adapters=["default"])
+    return out
+
+
+def test_an_adapter_that_was_trained_on_after_loading_is_no_false_alarm(parents: Path, tmp_path: Path) -> None:
+    found = verify(_loaded(parents, tmp_path / "out", train=True))
+    assert (found.outcome, found.exit_code) == ("hashes match", 0), str(found)
+    assert any(f"a parent is not at hand: {ROLES[1]}" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("make", [_by_recipe, _live, _loaded])
 def test_merged_adapters_are_what_they_say_or_are_found_out(make: Any, parents: Path, tmp_path: Path) -> None:
     own = tmp_path / "parents"
     shutil.copytree(parents, own)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import hf_merge3h
-from hf_merge3h.errors import RequestError, SourceError
+from hf_merge3h.errors import MergeWarning, RequestError, SourceError
 from hf_merge3h.evaluation.plot import draw
 from hf_merge3h.evaluation.report import Report
 from hf_merge3h.evaluation.store import Store
@@ -202,6 +202,12 @@ def test_results_reach_the_manifest(folder, tmp_path):
     assert evaluation == json.loads(report.to_json())
     assert {"suite", "date", "versions", "judge", "base", "merged", "experts", "datasets", "not_evaluated",
             "summary"} <= set(evaluation)  # fmt: skip
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Suite `" in card
+    assert "**Not evaluated.**" not in card
+    (tmp_path / "model" / "README.md").write_text(card.replace("<!-- /merge3h:results -->", ""))
+    with pytest.warns(MergeWarning, match="not in its card: README.md: the markers of results"):
+        assert report.write_into(tmp_path / "model")
     assert not report.write_into(tmp_path / "family" / "base")
     (tmp_path / "model" / "merge3h.json").write_text("{")
     with pytest.raises(SourceError, match="no JSON"):

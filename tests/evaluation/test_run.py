@@ -301,7 +301,7 @@ def test_a_judge_that_does_not_speak_of_it_is_not_asked(suite, models, tmp_path)
 def test_data_sets_that_were_not_asked_for_are_not_missing(suite, models):
     report = evaluate(models["base"], suite, None, limit=1, datasets=["facts", "safe"])
     assert report.summary["coverage"] == {
-        "helpfulness": "0 of 0 datasets asked for (3 more were not)", "honesty": "1 of 1 datasets asked for",
+        "helpfulness": "none of 3 datasets was asked for", "honesty": "1 of 1 datasets asked for",
         "harmlessness": "1 of 1 datasets asked for (2 more were not)",
     }  # fmt: skip
 
