@@ -150,6 +150,7 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
         "not_advice": licenses.NOT_ADVICE,
         "reviewed": licenses.reviewed(),
         "survived": min((party["total"]["survived"] for party in facts.diagnostics), default=None),
+        "by_chance": _by_chance(facts),
         "hashed": _hashed(facts),
         "cited": [each for each in facts.parents if not each.carrier],
     }
@@ -163,8 +164,17 @@ def _experts(facts: Facts) -> Markdown:
 def _hashed(facts: Facts) -> Markdown:
     """What the manifest has hashes of."""
     known = [each.hashes for each in facts.parents]
+    experts = all(each.hashes for each in facts.experts)
     whose = "the parents' weights" if all(known) else "some parents' weights" if any(known) else ""
+    if facts.base is not None and experts and any(known) and not facts.base.hashes:
+        whose = "the experts' weights"
     return Markdown(listed([each for each in (whose, "this merge's files" if facts.hashes else "") if each]))
+
+
+def _by_chance(facts: Facts) -> Markdown:
+    """The sign conflict of as many experts as there are whose signs are thrown like coins."""
+    counts = sorted({len(party["roles"]) for party in facts.diagnostics if len(party["roles"]) > 1})
+    return Markdown(listed([percent(1 - 0.5 ** (count - 1)) for count in counts]) or "none")
 
 
 def _local(parents: list[Parent]) -> Markdown:

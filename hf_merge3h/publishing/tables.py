@@ -43,7 +43,9 @@ def parameters(facts: Facts) -> Markdown:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return one_line("none" if value is None else value, 60)
+    if isinstance(value, bool) or value is None:
+        return "none" if value is None else str(value).lower()  # as the recipe has it
+    return one_line(value, 60)
 
 
 def diagnostics(facts: Facts) -> list[dict[str, Any]]:
@@ -71,11 +73,11 @@ def _block(block: Mapping[str, Any]) -> Sequence[Any]:
     rank = block.get("kept_rank")
     return (
         code(block["name"]) if block["name"] != "whole model" else Markdown("**whole model**"),
-        *(number(norm) for norm in block["norms"]),
-        number(block["merged_norm"]),
+        *(number(norm, aligned=True) for norm in block["norms"]),
+        number(block["merged_norm"], aligned=True),
         fixed(sum(pairs) / len(pairs), 2, signed=True) if pairs else "",
         "" if block.get("sign_conflict") is None else percent(block["sign_conflict"]),
-        "" if rank is None else number(rank),
+        "" if rank is None else number(rank, aligned=True),
         percent(block["survived"], 1),
     )
 

@@ -74,15 +74,18 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall(r"`+", text)), default=0)
 
 
-def number(value: Any, digits: int = 3) -> Markdown:
+def number(value: Any, digits: int = 3, *, aligned: bool = False) -> Markdown:
     """A number with a few significant digits; "not recorded" where there is none.
 
-    >>> number(0.123456), number(float("nan")), number(12345)
-    ('0.123', 'not recorded', '12345')
+    >>> number(0.123456), number(float("nan")), number(12345), number(2.5, aligned=True)
+    ('0.123', 'not recorded', '12345', '2.50')
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return Markdown(NOT_RECORDED)
-    return Markdown(str(value) if isinstance(value, int) and abs(value) < 10**15 else f"{value:.{digits}g}")
+    if isinstance(value, int) and abs(value) < 10**15:
+        return Markdown(str(value))
+    # aligned: zeros at the end stay, so that a column of them is read at one glance
+    return Markdown(f"{value:#.{digits}g}".rstrip(".") if aligned else f"{value:.{digits}g}")
 
 
 def fixed(value: Any, places: int = 3, *, signed: bool = False) -> Markdown:
