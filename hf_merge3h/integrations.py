@@ -1,7 +1,7 @@
 """`merge_3h` on transformers' `PreTrainedModel` and PEFT's `PeftModel`, our metrics in `evaluate.load`; in any order.
 
-The models' `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`. PEFT's
-`load_adapter` gets one too: it notes where the adapter is from, so that a merge of loaded adapters can say so.
+The models' `save_pretrained` gets one more step: what `merge_3h` made is saved with its manifest, `merge3h.json`.
+PEFT's `load_adapter` gets one too: it notes where the adapter is from, so that a merge of loaded adapters can say so.
 
 `install` attaches the methods to the classes that are loaded already, and leaves a finder on `sys.meta_path` that
 attaches them as soon as one is imported. Nothing heavy is imported here; the methods import the engine when called.

@@ -19,7 +19,7 @@ from .metadata import metadata, problems
 from .public import public
 from .recipes import recipe_yaml
 from .snippets import snippet
-from .text import NOT_RECORDED, Markdown, code, escape, fence, fixed, link, listed, number, one_line, percent
+from .text import NOT_RECORDED, Markdown, code, escape, fence, fixed, kind_name, link, listed, number, one_line, percent
 
 FILE = "README.md"
 #: The pictures of a card, for light and dark pages.
@@ -227,7 +227,7 @@ def _environment() -> jinja2.Environment:
         figure=tables.figure_name,
         papers=_papers,
         capitalize_first=lambda text: str(text)[:1].upper() + str(text)[1:],
-        words=lambda text: str(text).replace("_", " "),
+        words=kind_name,
         plain=lambda text: Markdown(re.sub(r"[^0-9A-Za-z.+!-]", "", str(text))),
     )
     return environment

@@ -23,7 +23,7 @@ _ASK = '"Why is the sky blue?"'
 _CHAT = [
     f'messages = [{{"role": "user", "content": {_ASK}}}]',
     "inputs = tokenizer.apply_chat_template(",
-    '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+    *("    messages,", "    add_generation_prompt=True,", '    return_tensors="pt",', "    return_dict=True,"),
     ")",
 ]
 _PLAIN = [f'inputs = tokenizer({_ASK}, return_tensors="pt")']

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .facts import Facts, Parent, regressions
-from .text import NOT_RECORDED, Markdown, code, fixed, link, listed, number, one_line, percent, table
+from .text import NOT_RECORDED, Markdown, code, fixed, kind_name, link, listed, number, one_line, percent, table
 
 _BLOCKS = 24  # rows of the diagnostics; a deep model's middle blocks are left out, and the picture has them
 
@@ -84,7 +84,7 @@ def _block(block: Mapping[str, Any]) -> Sequence[Any]:
 
 def obligations(facts: Facts) -> Markdown:
     """What each parent's licence asks."""
-    rows = [(kind.replace("_", " "), code(name), text) for kind, name, text in facts.verdict.obligations]
+    rows = [(kind_name(kind), code(name), text) for kind, name, text in facts.verdict.obligations]
     return table(("what", "licence", "says"), sorted(rows), left=3) if rows else Markdown("")
 
 

@@ -121,6 +121,15 @@ def _cell(value: Any) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", escape(value))
 
 
+def kind_name(kind: Any) -> str:
+    """What a card calls a kind of obligation.
+
+    >>> kind_name("non_commercial"), kind_name("state_changes")
+    ('non-commercial', 'state changes')
+    """
+    return re.sub(r"^(non|share)_", r"\1-", str(kind)).replace("_", " ")
+
+
 def listed(words: Sequence[str]) -> str:
     """Words as a list in a sentence.
 

@@ -133,8 +133,8 @@ def test_a_conflict_leaves_the_licence_empty_and_names_both_clauses():
     text = _card(content(models=models, permission={"reason": "They *said* yes", "date": "2026-11-24"}))
     assert "license" not in _front(text)
     assert "**Conflict: a person has to decide.**" in text
-    assert "`cc-by-sa-4.0`, share alike" in text
-    assert "`cc-by-nc-4.0`, non commercial" in text
+    assert "`cc-by-sa-4.0`, share-alike" in text
+    assert "`cc-by-nc-4.0`, non-commercial" in text
     assert r"They \*said\* yes" in text
 
 
