@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MergeError, RequestError, SourceError, show
-from ..manifest import Manifest, files, load_manifest
+from ..manifest import FILE, Manifest, files, load_manifest
 from ..models.hub import resolve
 from ..models.types import HubOptions
 from ..models.weights.headers import ADAPTER_WEIGHTS, weight_files
@@ -24,6 +24,8 @@ from .recipes import merge_recipe
 from .verification import Outcome, Verification
 
 _WHOLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "recipe.yaml", "README.md")
+#: Endings of files that a loader may read, and files of ours that may change.
+_READ, _OURS = (".json", ".jinja", ".txt", ".model", ".py", ".bin"), (FILE, "README.md", "recipe.yaml")
 
 
 @dataclass
@@ -90,6 +92,10 @@ def _files(check: _Check) -> None:
     check.matched = len(recorded) - len(found)
     strangers = sorted(each.name for each in check.folder.glob("*.safetensors") if each.name not in recorded)
     check.findings += [f"{name}: is not a file of this merge" for name in strangers]
+    beside = sorted(each.name for ending in _READ for each in check.folder.glob(f"*{ending}"))
+    beside = [name for name in beside if name not in recorded and name not in _OURS]
+    if beside:
+        check.notes.append(f"no part of the merge, and read by those who load it: {', '.join(beside[:9])}")
 
 
 def _published_recipe(check: _Check) -> None:

@@ -16,6 +16,7 @@ from .card import read_old
 from .facts import facts_of
 from .recipes import pinned_recipe, to_yaml
 from .remote import local_folder
+from .text import one_line
 
 CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", "recipe.yaml")
 _BLOCK = re.compile(r"^(`{3,}|~{3,})[ \t]*ya?ml[ \t]*\r?\n(.*?)^\1[ \t]*$", re.M | re.S)
@@ -40,7 +41,8 @@ def recipe_of(place: str | os.PathLike[str]) -> str:
         except RequestError as problem:
             problems.append(problem)
             continue
-        return f"# Read from {name} of {show(os.fspath(place))[1:-1]}.\n{text.strip()}\n"
+        passed_over = "".join(f"# Passed over: {one_line(problem)}\n" for problem in problems)
+        return f"# Read from {name} of {show(os.fspath(place))[1:-1]}.\n{passed_over}{text.strip()}\n"
     if problems:
         raise problems[0]
     raise SourceError(

@@ -104,6 +104,14 @@ def test_a_missing_and_a_strange_file(copy: Path) -> None:
     assert "zzz.safetensors: is not a file of this merge" in found.findings
 
 
+def test_what_was_laid_beside_it_is_told(copy: Path) -> None:
+    """A tokenizer that somebody added is no part of the merge; whoever loads the folder reads it all the same."""
+    (copy / "tokenizer.json").write_text("{}")
+    found = verify(copy, again=False)
+    assert (found.outcome, found.exit_code) == ("hashes match", 0)
+    assert any("no part of the merge" in note and "tokenizer.json" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

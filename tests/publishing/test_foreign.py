@@ -91,3 +91,12 @@ def test_what_holds_no_recipe(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(SourceError, match="text"):
         recipe_of(tmp_path / "x.yaml")
+
+
+def test_what_was_passed_over_is_said(tmp_path):
+    (tmp_path / "mergekit_config.yml").write_text("models: [unclosed")
+    (tmp_path / "README.md").write_text(CARD)
+    text = recipe_of(tmp_path)
+    assert text.startswith("# Read from README.md of ")
+    assert text.splitlines()[1].startswith("# Passed over: mergekit_config.yml")
+    assert read_recipe(text, label="x").given == read_recipe(CONFIG, label="x").given
