@@ -103,6 +103,13 @@ def values(evaluation: Mapping[str, Any]) -> Markdown:
     return table(("H", "data set", "metric", "n", *heads), rows, left=3)
 
 
+def left_out(evaluation: Mapping[str, Any]) -> str:
+    """How many questions of which data sets were not asked, because an expert had been trained on them."""
+    counts = (evaluation.get("summary") or {}).get("left_out")
+    found = counts.items() if isinstance(counts, Mapping) else ()
+    return listed([f"{count} of {name}" for name, count in found if isinstance(count, int) and count > 0])
+
+
 def _expert(name: str, experts: Mapping[str, Any]) -> str:
     h = experts.get(name)
     return f"{name} ({h} expert)" if h and h != name else f"{name} expert"

@@ -49,6 +49,11 @@ def test_the_card_is_that_of_its_manifest(folder):
 def test_what_each_is_there_for():
     text = {each.name: (each / "README.md").read_text() for each in CARDS}
     assert "reconstruction" in text["r-tsvm-three-adapters"]
+    for expert in demo.ROLES.values():
+        assert f"| {expert} (" in text["r-tsvm-three-adapters"]  # a column of figures
+    assert "Not asked, because an expert was trained on the question: 45 of truthfulqa" in text["r-tsvm-three-adapters"]
+    for name in ("r-tsvm-three-adapters", "adapters-licence-conflict", "linear-not-evaluated"):
+        assert _front(text[name])["base_model"] == [demo.BASE_MODEL_ID]
     assert "**Conflict: a person has to decide.**" in text["adapters-licence-conflict"]
     assert "license:" not in text["adapters-licence-conflict"].split("---\n")[1]
     assert "**Not evaluated.**" in text["linear-not-evaluated"]
