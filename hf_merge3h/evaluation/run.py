@@ -44,6 +44,7 @@ def evaluate_3h(
     sandbox: str = "auto",
     leave_out: Sequence[str | os.PathLike[str]] = (),
     skip_unreachable: bool = False,
+    save_report: bool = True,
     progress: bool | Callable[[float, str], None] = True,
 ) -> Report:
     """Measure models over helpfulness, honesty and harmlessness, on the same items, and compare them.
@@ -71,6 +72,7 @@ def evaluate_3h(
         sandbox: for generated programs, see docs/SANDBOX.md.
         leave_out: folders of adapters whose training questions are left out; those of evaluated folders are anyway.
         skip_unreachable: name data sets that cannot be had as not evaluated, instead of an error.
+        save_report: also write the report into `out` (report.json, report.md, report.html with its pictures).
         progress: show bars; or a function that is called with the share that is done and with what is being done. What
             it raises stops the run, and what was answered is kept.
 
@@ -87,8 +89,10 @@ def evaluate_3h(
         sandbox, skip_unreachable, progress, tuple(leave_out), max_seconds,
     )  # fmt: skip
     request.check(datasets)
+    if out is not None:
+        return _run(request, datasets, Path(out), roles or {}, save_report)
     with tempfile.TemporaryDirectory() as scratch:
-        return _run(request, datasets, Path(out) if out is not None else Path(scratch), roles or {})
+        return _run(request, datasets, Path(scratch), roles or {}, False)
 
 
 def _named(models: Any) -> dict[str, Any]:
@@ -99,13 +103,16 @@ def _named(models: Any) -> dict[str, Any]:
     return {folder_name(str(name)): source for name, source in models.items()}
 
 
-def _run(request: Request, datasets: Sequence[str] | None, out: Path, roles: Mapping[str, str]) -> Report:
+def _run(request: Request, datasets: Sequence[str] | None, out: Path, roles: Mapping[str, str], save: bool) -> Report:
     experts = find_experts(request.models, roles)
     plan = make_plan(request, datasets)
     facts = run_facts(request, plan, experts)
     _check_new(out)
     with locked(out):
-        return _run_locked(request, plan, out, facts)
+        report = _run_locked(request, plan, out, facts)
+        if save:
+            report.save(out)
+        return report
 
 
 def _run_locked(request: Request, plan: Plan, out: Path, facts: dict[str, Any]) -> Report:
@@ -121,7 +128,6 @@ def _run_locked(request: Request, plan: Plan, out: Path, facts: dict[str, Any]) 
     facts["judge"] = check_judge(request.judge)  # once more: a model tells its commit when it is loaded
     write_aside(out / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     report = Report.read(out)
-    report.save(out)
     folder = folder_of(request.models.get("merged"))
     if folder is not None:
         report.write_into(folder)

@@ -9,9 +9,12 @@ from typing import Any
 import peft  # noqa: F401
 import torch  # noqa: F401
 import transformers  # noqa: F401
-from transformers.models.auto import modeling_auto  # noqa: F401
+from transformers.generation import utils  # noqa: F401
+from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
 
-import hf_merge3h.evaluation.run  # noqa: F401
+import hf_merge3h.evaluation.run
+import hf_merge3h.integrations
+import hf_merge3h.methods  # noqa: F401
 
 from .graph import Job
 from .measuring import measure, stage

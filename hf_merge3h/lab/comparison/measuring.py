@@ -84,7 +84,7 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(job.step.paths["base"]))
     return evaluate_3h(
         {MODEL: source}, job.step.paths["suite"], limit=limit, seed=settings["seed"], out=out, tokenizer=tokenizer,
-        leave_out=[job.inputs["questions"]] if "questions" in job.inputs else [], progress=False,
+        leave_out=[job.inputs["questions"]] if "questions" in job.inputs else [], save_report=False, progress=False,
     )  # fmt: skip
 
 
