@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import MergeError, SourceError, bad, show
 from ...evaluation.store import write_aside
-from .config import Lab
+from .config import Lab, Training
 from .graph import Graph, State, Step
 from .steps import graph_of
 
@@ -53,11 +53,22 @@ def settled(lab: Lab, out: Path) -> Lab:
     if not path.exists():
         return lab
     told = _read(path)
-    training = {kind: replace(each, steps=told["steps"][kind]) for kind, each in lab.training.items()}
+    training = {kind: _shortened(each, told["steps"][kind]) for kind, each in lab.training.items()}
     tuning = lab.tuning
     if tuning is not None:
         tuning = replace(tuning, trials=told["trials"], limit=told["tuning_limit"])
     return replace(lab, training=training, limit=told["limit"], tuning=tuning)
+
+
+def _shortened(training: Training, steps: int) -> Training:
+    """Fewer steps, of all experts alike."""
+    roles = {
+        role: {**changes, "steps": max(1, round(changes["steps"] * steps / training.steps))}
+        if "steps" in changes
+        else changes
+        for role, changes in training.roles.items()
+    }
+    return replace(training, steps=steps, roles=roles)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -71,7 +82,7 @@ def probe(lab: Lab, out: Path) -> dict[str, Any]:
     """Seconds of a training step of each kind, and of an item of each data set; merging counts as some items."""
     short = replace(
         lab,
-        training={kind: replace(each, steps=_PROBE_STEPS) for kind, each in lab.training.items()},
+        training={kind: replace(each, steps=_PROBE_STEPS, roles={}) for kind, each in lab.training.items()},
         limit=_PROBE_ITEMS,
     )
     place = out / "probe"

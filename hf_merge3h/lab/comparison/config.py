@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Training:
         max_tokens: longer examples are cut at their end.
         rank, alpha: of LoRA, on all linear layers.
         seeds: of LoRA's initialisation: a `different` one for each expert, as of different makers, or one `shared`.
+        roles: H -> what is different for it: an expert that is no better than the base has to be trained further before
+            anything is compared.
     """
 
     steps: int = 100
@@ -41,6 +43,16 @@ class Training:
     rank: int = 8
     alpha: int = 16
     seeds: str = "different"
+    roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def of(self, role: str) -> Training:
+        """The settings of one expert."""
+        return replace(self, roles={}, **self.roles.get(role, {}))
+
+    @property
+    def examples(self) -> int:
+        """How many the three experts see together."""
+        return sum(one.steps * one.batch_size for one in map(self.of, H))
 
 
 @dataclass(frozen=True)
@@ -216,12 +228,21 @@ class _Reader:
         return found
 
     def _training(self) -> dict[str, Training]:
-        given = self._mapping("training")
-        return {
-            kind: self._one(f"training.{kind}", Training, each)
-            for kind, each in given.items()
-            if self._known("training", kind, KINDS)
-        }
+        found = {}
+        for kind, given in self._mapping("training").items():
+            if not self._known("training", kind, KINDS):
+                continue
+            key, plain = f"training.{kind}", dict(given) if isinstance(given, Mapping) else given
+            roles = plain.pop("roles", None) or {} if isinstance(plain, dict) else {}
+            found[kind] = self._one(key, Training, plain)
+            if not isinstance(roles, Mapping):
+                self.problems.add(f"{key}.roles={show(roles)}: expected a mapping of {', '.join(H)}")
+                continue
+            for role, changes in roles.items():
+                if self._known(f"{key}.roles", role, H):
+                    self._one(f"{key}.roles.{role}", Training, changes)  # only to check them
+            found[kind] = replace(found[kind], roles=dict(roles))
+        return found
 
     def _paradigms(self) -> dict[str, tuple[str, ...]]:
         given = self._mapping("paradigms") or {"static": list(self._mapping("training"))}
@@ -321,7 +342,7 @@ class _Reader:
         if not isinstance(given, Mapping):
             self.problems.add(f"{key}={show(given)}: expected a mapping")
             return kind()
-        known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}
+        known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}  # `roles` has none
         taken: dict[str, Any] = {}
         for name, value in given.items():
             if not self._known(key, name, list(known)):

@@ -131,9 +131,9 @@ class _Builder:
     def _train(
         self, name: str, kind: str, role: str, number: int, *, after: str | None = None, mixture: str | None = None
     ) -> Step:
-        settings = asdict(self.lab.training[kind])
-        if kind == "full":
-            settings = {key: value for key, value in settings.items() if key not in ("rank", "alpha", "seeds")}
+        settings = asdict(self.lab.training[kind].of(role))
+        left_out = ("roles",) if kind == "lora" else ("roles", "rank", "alpha", "seeds")
+        settings = {key: value for key, value in settings.items() if key not in left_out}
         apart = _INIT_APART * number if settings.pop("seeds", "shared") == "different" else 0
         settings |= {
             **self.common, "kind": kind, "role": role, "init_seed": self.lab.seed + apart, "after": after,
@@ -216,14 +216,14 @@ class _Builder:
             training = lab.training[kind]
             for number, (strategy, options) in enumerate(lab.mixtures.items()):
                 mix, name = f"mix/{kind}/{strategy}", f"train/mixture/{kind}/{strategy}"
-                size = len(H) * training.steps * training.batch_size
+                size = training.examples
                 settings = {
                     **self.common, "strategy": strategy, "options": options, "size": size,
                     "data": {role: file_digest(path) for role, path in lab.data.items()},
                 }  # fmt: skip
                 yield Step(mix, "mix", settings, (), {**self.base, **self._data_paths()})
                 step = self._train(name, kind, "mixture", number, mixture=mix)
-                longer = {**step.settings, "steps": len(H) * training.steps}
+                longer = {**step.settings, "steps": -(-size // training.batch_size)}
                 yield Step(step.name, step.action, longer, step.inputs, step.paths)
                 for split in lab.suites:
                     yield self._measure(

@@ -23,6 +23,20 @@ def test_what_is_asked_for_is_read(tmp_path):
     assert lab.limit == 4
 
 
+def test_an_expert_may_be_trained_further_than_the_others(tmp_path):
+    full = {"steps": 3, "batch_size": 2, "roles": {"honesty": {"steps": 9, "learning_rate": 1e-4}}}
+    file = small.lab(tmp_path, training={"full": full}, mixtures={"heuristic": {}})
+    graph = graph_of(read_lab(file), tmp_path / "out")
+    told = {role: graph.steps[f"train/static/full/{role}"].settings["steps"] for role in small.ROLES}
+    assert told == {"helpfulness": 3, "honesty": 9, "harmlessness": 3}
+    assert graph.steps["mix/full/heuristic"].settings["size"] == 2 * (3 + 9 + 3)
+    assert graph.steps["train/mixture/full/heuristic"].settings["steps"] == 15
+    file = small.lab(tmp_path, training={"full": full | {"roles": {"honest": {}, "honesty": {"steps": 0}}}})
+    with pytest.raises(RequestError, match=r"training.full.roles: 'honest' is unknown") as caught:
+        read_lab(file)
+    assert "training.full.roles.honesty.steps=0" in str(caught.value)
+
+
 def test_a_list_of_methods_is_short_for_their_defaults(tmp_path):
     lab = read_lab(small.lab(tmp_path, methods=["ties", "linear"]))
     assert [(label, one.parameters) for label, one in lab.methods.items()] == [("ties", {}), ("linear", {})]
