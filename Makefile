@@ -26,7 +26,7 @@ space-check: venv  ## build the Space as the Hub would, in a fresh environment, 
 	$(PY) .ci/space_check.py
 
 test: venv  ## run all tests (TESTS=tests/linalg for some, JOBS=1 for one process)
-	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS)) $(TESTS)
+	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadgroup --no-loadscope-reorder) $(TESTS)
 
 check: venv  ## lint, format, types, import contracts, doctests
 	$(PY) -m ruff check .

@@ -170,7 +170,13 @@ def evaluate(visit: Visit, made: Merge, teller: Teller) -> Merge:
     except (MergeError, OSError, ValueError) as error:
         text = " ".join(places.named(str(error)).split())[:300]
         raise RefusedError(
-            [Problem(None, f"this cannot be evaluated here: {text}", "download it and run `hf-merge3h evaluate`")]
+            [
+                Problem(
+                    None,
+                    f"this cannot be evaluated here: {text}",
+                    "try again when this machine is less busy, or download the merge and run `hf-merge3h evaluate`",
+                )
+            ]
         ) from None
     if visit.closed:
         raise CancelledError

@@ -71,7 +71,7 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
 .chart figcaption { margin: .5rem 0; font-size: .92rem; line-height: 1.45; }
 .chart summary, .answers summary { cursor: pointer; font-size: .92rem; padding: .25rem 0; }
 .downloads { display: flex; gap: 1.2rem; margin: .4rem 0 0; font-size: .92rem; }
-.scroll { overflow: auto; max-height: 20rem; }
+.scroll { overflow: auto; max-height: 20rem; contain: inline-size; }
 .scroll table { border-collapse: collapse; font-size: .85rem; min-width: 100%; }
 .scroll th, .scroll td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }

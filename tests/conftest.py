@@ -15,6 +15,18 @@ settings.register_profile("suite", derandomize=True, deadline=None, max_examples
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items):
+    """One file, one worker (`--dist loadgroup`): what a file sets up is set up once, and the Space is served once.
+
+    Its tests wait for a browser and take longest, so they come first.
+    """
+    served = {"site", "chromium"}
+    items.sort(key=lambda item: served.isdisjoint(getattr(item, "fixturenames", ())))
+    for item in items:
+        group = item.location[0] if served.isdisjoint(getattr(item, "fixturenames", ())) else "the Space"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
     """Cards are written by nearly every merge; drawing their pictures is left to the tests that look at them."""

@@ -33,6 +33,22 @@ def visit() -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
+def demo_merge(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The demo's merge, made once; test files work on copies of it."""
+    import actions
+    import editing
+    from tensors import Teller
+    from visits import Visits
+
+    class Silent(Teller):
+        def say(self, share: float, text: str) -> None:
+            """Nobody listens."""
+
+    visit = Visits(tmp_path_factory.mktemp("visits")).of("made")
+    return actions.merge(visit, editing.examples()["demo"], Silent(visit.stop))
+
+
+@pytest.fixture(scope="session")
 def offline() -> Iterator[None]:
     """There is no Hub."""
     from huggingface_hub import constants

@@ -6,6 +6,8 @@ import html
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 
 import actions
 import charts
@@ -45,11 +47,11 @@ def teller(visit):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Merge:
-    """The demo's merge."""
-    visits = Visits(tmp_path_factory.mktemp("visits"))
-    visit = visits.of("made")
-    return actions.merge(visit, DEMO, Silent(visit.stop))
+def made(demo_merge, tmp_path_factory) -> Merge:
+    """The demo's merge, in a folder of this file's tests."""
+    folder = tmp_path_factory.mktemp("made") / "model"
+    shutil.copytree(demo_merge.folder, folder)
+    return replace(demo_merge, folder=folder)
 
 
 def test_preflight_tells_what_a_merge_takes():
