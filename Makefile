@@ -6,9 +6,9 @@ TESTS ?=
 
 # One thread a worker: torch would start as many threads as there are cores in each of them.
 test: export OMP_NUM_THREADS ?= 1
-test check demo space space-check: export HF_HUB_DISABLE_TELEMETRY ?= 1
+test check demo space space-check space-picture: export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help demo test check docs bench clean venv space space-check
+.PHONY: help demo test check docs bench clean venv space space-check space-picture
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ space: venv  ## open the Space: merge in the browser (GRADIO_SERVER_PORT and GRA
 
 space-check: venv  ## build the Space as the Hub would, in a fresh environment, and tour it
 	$(PY) .ci/space_check.py
+
+space-picture: venv  ## make the README's picture of the Space again
+	$(PY) .ci/space_picture.py
 
 test: venv  ## run all tests (TESTS=tests/linalg for some, JOBS=1 for one process)
 	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadgroup --no-loadscope-reorder) $(TESTS)
