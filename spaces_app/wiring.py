@@ -66,7 +66,10 @@ def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
             except ValueError as error:
                 gr.Warning(f"{error}; the demo's recipe is shown instead.")
                 text = demo
-        return [text, *show(text)]
+        values = [text, *show(text)]
+        if text == demo:  # its controls are there; making them anew would lose what a quick visitor has typed
+            values[1 + len(page.form) + 1] = gr.skip()
+        return values
 
     def from_form(text: str, shown: str, *values: Any) -> list[Any]:
         try:

@@ -15,6 +15,7 @@ settings.register_profile("suite", derandomize=True, deadline=None, max_examples
 settings.load_profile("suite")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     """One file, one worker (`--dist loadgroup`): what a file sets up is set up once, and the Space is served once.
 
