@@ -85,8 +85,8 @@ def merged(made: Merge) -> str:
     warnings = "".join(f"<li>{html.escape(note)}</li>" for note in made.notes)
     return (
         f'<p role="status"><span class="fine">✓ {html.escape(made.title)} is done</span> in {made.seconds:.1f} s: '
-        f"{len(made.tensors) or output['tensors']} tensors merged, {', '.join(map(html.escape, output['dtypes']))}. Below: what it did.</p>"
-        + (f"<ul>{warnings}</ul>" if warnings else "")
+        f"{len(made.tensors) or output['tensors']} tensors merged, {', '.join(map(html.escape, output['dtypes']))}. "
+        "Below: what it did.</p>" + (f"<ul>{warnings}</ul>" if warnings else "")
     )
 
 
