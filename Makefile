@@ -29,7 +29,7 @@ space-picture: venv  ## make the README's picture of the Space again
 	$(PY) .ci/space_picture.py
 
 test: venv  ## run all tests (TESTS=tests/linalg for some, JOBS=1 for one process)
-	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadgroup --no-loadscope-reorder) $(TESTS)
+	$(PY) -m pytest $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist loadfile --no-loadscope-reorder) $(TESTS)
 
 check: venv  ## lint, format, types, import contracts, doctests
 	$(PY) -m ruff check .

@@ -15,17 +15,10 @@ settings.register_profile("suite", derandomize=True, deadline=None, max_examples
 settings.load_profile("suite")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """One file, one worker (`--dist loadgroup`): what a file sets up is set up once, and the Space is served once.
-
-    Its tests wait for a browser and take longest, so they come first.
-    """
+    """The tests of the served Space come first: they wait for a browser, take longest, and one worker does a file."""
     served = {"site", "chromium"}
     items.sort(key=lambda item: served.isdisjoint(getattr(item, "fixturenames", ())))
-    for item in items:
-        group = item.location[0] if served.isdisjoint(getattr(item, "fixturenames", ())) else "the Space"
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
