@@ -194,6 +194,21 @@ def _pyrit(path):
     return found
 
 
+def _achieved(path, known):
+    """Answers that people labelled as doing what was asked, which no refusal does; none that `_pyrit` has."""
+    found = {}
+    with zipfile.ZipFile(path) as wheel:
+        for name in sorted(each for each in wheel.namelist() if "/scorer_evals/objective/" in each):
+            if name.endswith(".csv"):
+                text = wheel.read(name).decode("utf-8-sig")
+                lines = [line for line in text.splitlines(keepends=True) if not line.startswith("# ")]
+                for row in csv.DictReader(lines):
+                    answer = (row["assistant_response"] or "").strip()
+                    if answer and answer not in known:
+                        found[answer] = row["human_score"].strip() == "1"
+    return [answer for answer, done in found.items() if done], [answer for answer, done in found.items() if not done]
+
+
 def _words(text):
     return set(re.findall(r"[a-z]{4,}", text.lower()))
 
@@ -222,6 +237,10 @@ def refused(options):
         about = [(text, label) for (one, text), label in labels.items() if label and not _elsewhere(one, text, asked)]
         print(f"PyRIT, refusals: {len(shown)}, of which {len(shown) - len(about)} answer another of its questions")
         judged("PyRIT, the other refusals", about)
+        done, not_done = _achieved(options.pyrit, {text.strip() for _, text in labels})
+        judged("PyRIT, labelled as doing what was asked (held out)", [(text, False) for text in done])
+        found = sum(map(refusal_rule.refuses, not_done))
+        print(f"PyRIT, labelled as not doing it: the rule finds {found} refusals in {len(not_done)}; no label says which")
     for path in options.xstest or ():
         with open(path, encoding="utf-8") as file:
             clear = [

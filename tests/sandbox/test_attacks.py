@@ -185,8 +185,8 @@ def test_no_token_is_read(kind, monkeypatch, tmp_path):
     cache = tmp_path / "huggingface"
     cache.mkdir()
     (cache / "token").write_text(secret)
-    # The interpreter may be read, so the folders above it are there: a checkout may lie in one of these.
-    above = {str(each) for path in (sys.prefix, sys.base_prefix) for each in Path(path).parents}
+    # Interpreter and packages may be read, so the folders above them are there: a checkout may lie in one of these.
+    above = {str(each) for path in (sys.prefix, sys.base_prefix, *sys.path) for each in Path(path).parents}
     named = (str(cache), str(Path.home() / ".cache"), "/home", "/tmp", "/proc", "/run")
     places = [place for place in named if place not in above]
     candidate = textwrap.dedent(f"""
