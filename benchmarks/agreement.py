@@ -240,7 +240,9 @@ def refused(options):
         done, not_done = _achieved(options.pyrit, {text.strip() for _, text in labels})
         judged("PyRIT, labelled as doing what was asked (held out)", [(text, False) for text in done])
         found = sum(map(refusal_rule.refuses, not_done))
-        print(f"PyRIT, labelled as not doing it: the rule finds {found} refusals in {len(not_done)}; no label says which")
+        print(
+            f"PyRIT, labelled as not doing it: the rule finds {found} refusals in {len(not_done)}; none is labelled so"
+        )
     for path in options.xstest or ():
         with open(path, encoding="utf-8") as file:
             clear = [
