@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from space_check import ROOT, serve, tour
 
-WIDTH, HEIGHT = 1180, 760
+WIDTH, HEIGHT = 1280, 950
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
             with tour.browser() as browser, tour.visitor(browser, url) as page:
                 tour.merge(page)
                 page.mouse.move(0, 0)
+                page.evaluate("window.scrollTo(0, 0)")  # boxes are measured from what is in view
                 page.wait_for_timeout(1000)
                 frame = page.locator(".part").filter(has=page.locator("#merge")).bounding_box()
                 left = frame["x"] + (frame["width"] - WIDTH) / 2
