@@ -14,6 +14,7 @@ from ..linalg.precision import double
 from ..linalg.span import Combination
 
 _CHUNK = 1 << 16  # float32 sums of this many products, then float64 over the chunks
+_CACHED = 1 << 17  # entries that stay in a core's cache while they are compared
 _SAMPLE = 1 << 17  # entries of a tensor on which signs are compared
 _SAMPLE_ROWS = 32  # rows of a product of factors that are formed for the same purpose
 
@@ -73,17 +74,26 @@ def sign_conflict(vectors: Vectors) -> Tensor:
     if isinstance(vectors, Tensor):
         flat = vectors.flatten(2)
         step = max(1, flat.shape[-1] // _SAMPLE)
-        sample = list(flat[..., ::step])
-    else:
-        side = vectors[0].shape[-2]
-        rows = torch.arange(0, side, max(1, side // _SAMPLE_ROWS), device=vectors[0].device)
-        sample = [vector.rows(rows).flatten(1) for vector in vectors]
-    up, down = sample[0] > 0, sample[0] < 0
+        return _conflict(list(flat[..., ::step]))
+    side = vectors[0].shape[-2]
+    rows = torch.arange(0, side, max(1, side // _SAMPLE_ROWS), device=vectors[0].device)
+    count = len(vectors[0].left)
+    few = max(1, _CACHED // (len(rows) * vectors[0].shape[-1])) if rows.device.type == "cpu" else count
+    shares = [
+        _conflict([vector[at : at + few].rows(rows).flatten(1) for vector in vectors]) for at in range(0, count, few)
+    ]
+    return torch.cat(shares)
+
+
+def _conflict(sample: Sequence[Tensor]) -> Tensor:
+    up, down = sample[0].clone(), sample[0].clone()
     for entries in sample[1:]:
-        up |= entries > 0
-        down |= entries < 0
-    changed = (up | down).sum(-1, dtype=torch.int32)  # counts of a sample; int64 takes five times as long
-    return (up & down).sum(-1, dtype=torch.int32) / changed.clamp_min(1)
+        torch.maximum(up, entries, out=up)
+        torch.minimum(down, entries, out=down)
+    up.gt_(0)  # 0 and 1, in place: counts as float32 sums, exact up to 2^24, take a fifth of the time of booleans'
+    down.lt_(0)
+    both = torch.linalg.vecdot(up, down)
+    return both / (up.sum(-1) + down.sum(-1) - both).clamp_min(1)
 
 
 def kept_rank(merged: Tensor | LowRank) -> list[int | None]:

@@ -12,7 +12,6 @@ from torch import nn
 
 from ..errors import Problems, RequestError, all_or_every_error, bad
 from ..models.adapters.read import AdapterDeltas, widest
-from ..models.adapters.tree import PeftTree
 from ..models.adapters.write import check_writable, write_adapter
 from ..models.experts import AdaptedBase, disk_names, fused_names
 from ..models.open import (
@@ -167,7 +166,7 @@ def merge_adapters(
     _check_delta_form(request)
     rank = _checked_rank(rank)
     target = resolve_dtype(dtype)
-    check_writable(model, adapter_name, overwrite=overwrite)
+    tree = check_writable(model, adapter_name, overwrite=overwrite)
     skeleton = functools.cache(lambda: plain_skeleton(model))
     known = at_hand or {}
     opened = _open_all(
@@ -183,10 +182,9 @@ def merge_adapters(
         rank=rank,
         dtype=target or widest(adapter.dtype for adapter in opened),
     )
-    base = PeftTree.of(model.get_base_model())
     on_disk = disk_names(skeleton(), specs) if "keys" in request.method.needs else {}
     run = Run(
-        plan, request, opened, base.parameters.__getitem__, "the base", sink, weights_at_hand=False,
+        plan, request, opened, tree.parameters.__getitem__, "the base", sink, weights_at_hand=False,
         progress=progress, name_on_disk=lambda name: on_disk.get(name, name),
     )  # fmt: skip
     tensors = run()
@@ -203,8 +201,9 @@ def merge_adapters(
     }
     disagreement = recorded_bases(opened)
     warn(report, [disagreement] if disagreement else [])
+    deltas = {name: sink.deltas[name] for name in specs if name in sink.deltas}  # whichever core was done first
     write_adapter(
-        model, adapter_name, sink.deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite,
+        model, adapter_name, deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite,
         then=lambda: leave(model, report, start),
     )  # fmt: skip
     return model

@@ -18,7 +18,8 @@ from .request import Request
 #: Numbers of one stack, over all experts. A stack is what lies in memory at a time (twice or thrice that while it
 #: is merged); on a CPU stacking dense tensors saves nothing, so there they go one by one.
 _STACK_NUMBERS = {"cpu": 0, "cuda": 1 << 29, "mps": 1 << 27}
-_FACTOR_NUMBERS = 1 << 24
+#: Factors of a stack: on a CPU each core takes one, and what fits into its cache goes faster.
+_FACTOR_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 24, "mps": 1 << 24}
 #: Where factors are added to whole weights, numbers of the weights that one stack may bring into memory.
 _WEIGHT_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 26}
 _NO_STACK = re.compile(r"conv", re.IGNORECASE)
@@ -170,7 +171,7 @@ def _parts(
     """Cut a list of same-shaped tensors into stacks that fit into memory."""
     if low_rank:
         one = sum(rank or 0 for rank in ranks) * (math.prod(shape[:-1]) + math.prod(shape) // shape[-2])
-        most = _FACTOR_NUMBERS
+        most = _FACTOR_NUMBERS.get(device, 0)
     else:
         one, most = math.prod(shape) * len(ranks), _STACK_NUMBERS.get(device, 0)
     size = max(1, most // max(one, 1))

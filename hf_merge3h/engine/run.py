@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ..apply import Vectors, merge_stack
 from ..linalg.low_rank import LowRank
+from ..linalg.parallel import one_after_another
 from ..linalg.random import mask_keys
 from ..models.types import Expert
 from . import diagnostics
@@ -78,13 +81,25 @@ class Run:
         reports: list[TensorReport] = []
         start, done = time.perf_counter(), 0
         with self._bar(self.plan.numbers, "merging") as bar:
-            for group in self.plan.groups:
-                reports += self.merge(group, statistics)
+            for group, found in zip(self.plan.groups, self._merged(statistics), strict=True):
+                reports += found
                 bar.update(group.numbers)
                 done += group.numbers
                 if callable(self.progress):
                     self.progress(Progress(done, self.plan.numbers, time.perf_counter() - start))
         return reports
+
+    def _merged(self, statistics: object) -> Iterator[list[TensorReport]]:
+        """The reports of each group, in order.
+
+        Groups of factors are many small steps, which a core does faster than two: there each core takes a group.
+        """
+        for small, groups in itertools.groupby(self.plan.groups, self._is_small):
+            jobs = [functools.partial(self.merge, group, statistics) for group in groups]
+            yield from one_after_another(jobs) if small else (job() for job in jobs)
+
+    def _is_small(self, group: Group) -> bool:
+        return group.low_rank and not self.weights_at_hand and self.request.device.type == "cpu"
 
     def _bar(self, total: int, what: str) -> tqdm:
         return tqdm(total=total, desc=what, unit="", unit_scale=True, disable=self.progress is not True, leave=False)

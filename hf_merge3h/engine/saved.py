@@ -128,9 +128,13 @@ def fingerprint(model: nn.Module, adapter: str | None = None, state: Mapping[str
         A hash, or None where the tensors are not at hand (offloaded, sharded).
     """
     digest = blake3()
-    for name, own in sorted(model.named_parameters(), key=lambda pair: pair[0]):
-        if adapter is not None and f".{adapter}." not in f".{name}.":
-            continue
+    if adapter is None:
+        parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())
+    else:
+        from ..models.adapters.tree import adapter_parameters  # PEFT's, which whole models do without
+
+        parameters = adapter_parameters(model, adapter)
+    for name, own in sorted(parameters.items()):
         tensor = own.data if state is None else state.get(name)
         if tensor is None or tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter) or hasattr(own, "ds_id"):
             return None

@@ -20,6 +20,7 @@ from ..recipes.types import Recipe, TensorJob
 from .matching import Vocabulary
 from .plan import Group
 from .request import Request
+from .workers import workers
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,27 @@ class StreamPlan:
 
     @property
     def peak_memory(self) -> int:
-        """About how much anonymous memory the largest step takes beyond the program itself."""
-        return max((peak(step) for step in self.steps), default=0) + (1 << 27)
+        """About how much anonymous memory it takes: the program, and the largest steps, one for each worker."""
+        largest = sorted(map(peak, self.steps), reverse=True)
+        parts = all(map(_in_parts, self.steps))
+        return sum(largest[: workers() if parts else 1]) + (1 << 27)
 
 
 def peak(step: Step) -> int:
-    """A step in parts holds a few chunks; a whole one its stack, what the method makes of it, base and result."""
-    numbers = math.prod(step.spec.shape)
-    if step.request is None or step.request.method.elementwise or step.request.method.parts is not None:
-        return min(4 * numbers * (len(step.inputs) + 2), 1 << 26)
-    return 4 * numbers * (2 * len(step.inputs) + 3)
+    """A step in parts holds a few chunks, more where it looks first, and a bit for each entry that is drawn by lot; a
+    whole one its stack, what the method makes of it, base and result."""
+    numbers, experts = math.prod(step.spec.shape), len(step.inputs)
+    if not _in_parts(step):
+        return 4 * numbers * (2 * experts + 3)
+    entrywise = step.request is None or step.request.method.elementwise
+    drawn = step.request is not None and step.request.method.random
+    chunks = min(4 * numbers * (experts + 2), 1 << 26 if entrywise else 7 << 24)
+    return chunks + (numbers * experts // 8 if drawn else 0)
+
+
+def _in_parts(step: Step) -> bool:
+    """Whether it is carried out in parts, as far as its method says."""
+    return step.request is None or step.request.method.elementwise or step.request.method.parts is not None
 
 
 #: Called after each step with what has been done.

@@ -86,7 +86,7 @@ class Crew:
 
     def __init__(self, names: Sequence[str], work: Work, entries: int, *, forked: bool) -> None:
         self._names, self._work = names, work
-        count = min(_MOST, _cores())
+        count = workers()
         worth = min(count, len(names)) > 1 and entries >= _WORTH_A_PROCESS
         self._crew: _Processes | Pool = _Processes(count) if forked and worth and _may_fork() else Pool(count)
 
@@ -104,6 +104,11 @@ class Crew:
             return
         for name in self._names:
             yield name, self._work(name, self._crew)
+
+
+def workers() -> int:
+    """How many there are, where there is enough to do."""
+    return min(_MOST, _cores())
 
 
 def _cores() -> int:

@@ -24,21 +24,31 @@ def concurrently(jobs: Sequence[Callable[[], T]]) -> list[T]:
     >>> concurrently([lambda: 1, lambda: 2])
     [1, 2]
     """
+    return list(one_after_another(jobs))
+
+
+def one_after_another(jobs: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """`concurrently`, each result as soon as it and all before it are there.
+
+    An error, or an end of the loop over them, ends the jobs that have not begun.
+    """
     threads = torch.get_num_threads()
     workers = min(threads, len(jobs))
     if workers < 2:
         with one_thread():
-            return [job() for job in jobs]
+            yield from (job() for job in jobs)
+        return
     gradients = torch.is_grad_enabled()
 
     def begin() -> None:
         torch.set_num_threads(1)  # of this worker; MKL's number is the process's, and is set back below
         torch.set_grad_enabled(gradients)
 
+    pool = ThreadPoolExecutor(workers, initializer=begin)
     try:
-        with ThreadPoolExecutor(workers, initializer=begin) as pool:
-            return list(pool.map(lambda job: job(), jobs))
+        yield from pool.map(lambda job: job(), jobs)
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
@@ -58,7 +68,7 @@ def side_by_side(jobs: Sequence[Callable[[], T]], of: Tensor) -> list[T]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small LAPACK work gains nothing from more threads, and beside other processes their barriers cost seconds."""
+    """Small work gains nothing from more threads, and beside other processes their barriers cost seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

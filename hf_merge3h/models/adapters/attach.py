@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import init_empty_weights
 from peft import LoraConfig
 from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
+from torch import nn
 from transformers.initialization import no_init_weights
 
 from .layout import Layout
@@ -18,7 +19,8 @@ def attach(peft_model: Any, name: str, config: LoraConfig, tree: PeftTree, layou
 
     PEFT compares each module with each layer that holds an adapter, freezes the base anew and activates what is active
     already: half of a fast merge's time on 210 layers. Where each target holds an adapter already, and nothing is saved
-    whole, only the targets have to be visited, and PEFT's own step is called for each.
+    whole, only the targets have to be visited: PEFT's own step is called for one layer of each kind, and what it put
+    there is put into the others of that kind.
 
     Args:
         peft_model: with LoRA adapters.
@@ -35,10 +37,17 @@ def attach(peft_model: Any, name: str, config: LoraConfig, tree: PeftTree, layou
         tuner = peft_model.base_model
         peft_model.peft_config[name] = config
         tuner._check_new_adapter_config(config)
+        patterns: dict[Any, Any] = {}
         with init_empty_weights():
             for key, layer in targets.items():
+                kind = _kind(layer, layout.lora[key].rank)
+                if kind in patterns:
+                    _repeat(patterns[kind], layer, name)
+                    continue
                 parent, _, last = key.rpartition(".")
                 tuner._create_and_replace(config, name, layer, last, tuner.model.get_submodule(parent), current_key=key)
+                if kind is not None and _repeatable(layer, name):
+                    patterns[kind] = layer
         known = tuner.targeted_module_names
         known += [key for key in targets if key not in set(known)]
 
@@ -56,3 +65,37 @@ def _targets(peft_model: Any, config: LoraConfig, tree: PeftTree, layout: Layout
 
 def _is_plain(layer: Any) -> bool:
     return isinstance(layer, LoraLayer) and not isinstance(layer, (ParamWrapper, MultiheadAttention))
+
+
+def _kind(layer: Any, rank: int) -> tuple[Any, ...] | None:
+    """What layers have in common that get the same new entries; None for one that PEFT may treat otherwise.
+
+    Tensor-parallel layers get hooks, and Arrow's look at the adapters beside them.
+    """
+    if hasattr(layer, "lora_arrow") or getattr(layer.get_base_layer(), "_hf_tp_plan", None) is not None:
+        return None
+    return type(layer), layer.in_features, layer.out_features, rank
+
+
+def _repeatable(layer: Any, name: str) -> bool:
+    """Whether an adapter's entries in a layer say all about it: plain matrices, and no variant of LoRA."""
+    matrices = (getattr(layer, key)._modules.get(name) for key in ("lora_A", "lora_B"))
+    return all(type(each) is nn.Linear for each in matrices) and name not in layer.lora_variant
+
+
+def _repeat(pattern: Any, layer: Any, name: str) -> None:
+    """Give a layer what an adapter has in another of its kind: the entries of this name in all its dicts."""
+    for key, held in vars(pattern).items():
+        if type(held) is dict and not key.startswith("_") and name in held:
+            entry = held[name]
+            vars(layer)[key][name] = entry.copy() if isinstance(entry, (dict, list, set)) else entry
+    for key, held in pattern._modules.items():
+        if isinstance(held, nn.ModuleDict) and name in held._modules:
+            layer._modules[key]._modules[name] = _twin(held._modules[name])
+
+
+def _twin(module: Any) -> nn.Module:
+    """A module like this one, with dicts of its own and the same tensors in them, which are still to be replaced."""
+    twin: nn.Module = object.__new__(type(module))
+    twin.__dict__ = {key: held.copy() if isinstance(held, (dict, set)) else held for key, held in vars(module).items()}
+    return twin

@@ -59,8 +59,11 @@ def check_config(label: str, config: Any, *, loaded: bool) -> None:
         )
 
 
-def check_peft_model(model: Any) -> None:
+def check_peft_model(model: Any) -> PeftTree:
     """Refuse what is no PeftModel, one that was compiled, and one whose adapters are merged into its weights.
+
+    Returns:
+        Where its layers sit.
 
     Raises:
         RequestError: with what was found instead, and what to do.
@@ -81,14 +84,15 @@ def check_peft_model(model: Any) -> None:
                 f"adapters {', '.join(map(repr, merged))} are merged into the weights of {name!r}, so they are not the "
                 "base's; call unmerge_adapter() on the model first"
             )
+    return tree
 
 
 def check_finite(label: str, layers: list[tuple[str, nn.Module]], adapter: str) -> None:
     """Raise a RequestError that lists the adapter's tensors with NaN or infinite entries."""
     problems = Problems(f"adapter {label!r} has entries that are not finite")
     for name, layer in layers:
-        for key, tensor in named_tensors(layer):
-            if f".{adapter}." in f".{key}." and not finite(tensor):
+        for key, tensor in named_tensors(layer, adapter):
+            if not finite(tensor):
                 problems.add(f"{name}.{key}" if name else key)
     problems.raise_any()
 

@@ -73,7 +73,9 @@ def load_adapter(folder: Path, skeleton: nn.Module, label: str) -> AdapterDeltas
         )
     with PATCHED_TORCH:
         model = _load(config, state, skeleton, label)
-    return collect(model, _NAME, label, _replaced(model, skeleton), PeftTree.of(skeleton).ties)
+    tree = PeftTree.of(model.get_base_model())
+    tree.ties = PeftTree.of(skeleton).ties  # loading the file may have undone them
+    return collect(model, _NAME, label, tree, _replaced(model, skeleton))
 
 
 def host_model(skeleton: nn.Module) -> PeftModel:
@@ -173,8 +175,8 @@ def _load(config: PeftConfig, state: dict[str, Tensor], skeleton: nn.Module, lab
     for key in result.unexpected_keys:
         problems.add(f"{ADAPTER_WEIGHTS} has {key.replace(f'.{_NAME}', '')!r}, for which the base has no place")
     for name, layer in PeftTree.of(model.get_base_model()).layers:
-        for key, tensor in named_tensors(layer):
-            if tensor.is_meta and f".{_NAME}." in f".{key}." and "trainable_tokens_original" not in key:
+        for key, tensor in named_tensors(layer, _NAME):
+            if tensor.is_meta and "trainable_tokens_original" not in key:
                 problems.add(f"{ADAPTER_WEIGHTS} lacks {f'{name}.{key}'.replace(f'.{_NAME}', '')!r}")
     problems.raise_any()
     return model

@@ -171,21 +171,21 @@ def read_adapter(peft_model: Any, adapter_name: str, label: str | None = None) -
         RequestError: no such adapter, one without an exact delta (with the reason), merged adapters, non-finite values.
     """
     label = label or adapter_name
-    check_peft_model(peft_model)
+    tree = check_peft_model(peft_model)
     if adapter_name not in peft_model.peft_config:
         raise bad(
             "adapter", adapter_name, "the name of a loaded adapter", nearest(adapter_name, peft_model.peft_config)
         )
     check_config(label, peft_model.peft_config[adapter_name], loaded=True)
-    return collect(peft_model, adapter_name, label, replaced={})
+    return collect(peft_model, adapter_name, label, tree, replaced={})
 
 
 def collect(
     peft_model: Any,
     adapter: str,
     label: str,
+    tree: PeftTree,
     replaced: Mapping[str, Tensor],
-    ties: Mapping[str, tuple[str, ...]] | None = None,
 ) -> AdapterDeltas:
     """Read the layers of a PeftModel.
 
@@ -193,13 +193,10 @@ def collect(
         peft_model: the model.
         adapter: its name in there.
         label: how messages call it.
+        tree: where the model's layers sit, with the ties of its parameters before the adapter came.
         replaced: tensors of the base that the adapter's file brought.
-        ties: of the base's parameters, where loading that file undid them.
     """
     config = peft_model.peft_config[adapter]
-    tree = PeftTree.of(peft_model.get_base_model())
-    if ties is not None:
-        tree.ties = dict(ties)
     check_finite(label, tree.layers, adapter)
     parts: dict[str, Part] = {}
     problems = Problems(f"adapter {label!r} has no exact delta")

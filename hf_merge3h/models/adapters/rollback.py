@@ -8,6 +8,10 @@ from typing import Any
 
 from torch import nn
 
+#: Most modules by far, and adding, deleting and activating adapters touches nothing that such a one holds but these
+#: two dicts; of all others each attribute's own content is kept.
+_LEAVES = (nn.Linear, nn.Identity, nn.Dropout)
+
 
 @contextmanager
 def all_or_nothing(model: nn.Module) -> Iterator[list[tuple[nn.Parameter, bool]]]:
@@ -21,15 +25,19 @@ def all_or_nothing(model: nn.Module) -> Iterator[list[tuple[nn.Parameter, bool]]
     """
     containers: list[tuple[Any, Any]] = []
     empty: list[Any] = []  # most are, and there are tens of thousands: no copy is made of these
+    parameters: dict[int, nn.Parameter] = {}
     for module in list(model.modules()):
-        containers.append((module.__dict__, module.__dict__.copy()))
-        for value in module.__dict__.values():
+        attributes = module.__dict__
+        containers.append((attributes, attributes.copy()))
+        for value in (module._parameters,) if type(module) in _LEAVES else attributes.values():
             if isinstance(value, (dict, list, set)):
                 if value:
                     containers.append((value, value.copy()))
                 else:
                     empty.append(value)
-    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        if module._parameters:
+            parameters.update((id(each), each) for each in module._parameters.values() if each is not None)
+    gradients = [(parameter, parameter.requires_grad) for parameter in parameters.values()]
     try:
         yield gradients
     except BaseException:

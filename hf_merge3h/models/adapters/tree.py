@@ -74,15 +74,44 @@ def _wrapped(module: Any) -> Any:
     return None
 
 
-def named_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a layer, those of the module that it wraps left out."""
-    inner = _wrapped(layer)
+def named_tensors(layer: nn.Module, adapter: str) -> Iterator[tuple[str, Tensor]]:
+    """An adapter's parameters and buffers in a layer: those with its name in theirs, the wrapped module's left out."""
+    return _named(layer, adapter, "", skip=_wrapped(layer))
 
-    def walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        for tensors in (module._parameters, module._buffers):
-            yield from ((prefix + key, tensor) for key, tensor in tensors.items() if tensor is not None)
-        for key, child in module._modules.items():
-            if child is not None and child is not inner:
-                yield from walk(f"{prefix}{key}.", child)
 
-    return walk("", layer)
+def adapter_parameters(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """An adapter's parameters in a PeftModel, by the names that `named_parameters` gives them (tied ones once)."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, tensor in _named(model, adapter, ""):
+        if isinstance(tensor, nn.Parameter):
+            found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
+
+
+def _named(
+    module: nn.Module, adapter: str, prefix: str, inside: bool = False, skip: nn.Module | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    for tensors in (module._parameters, module._buffers):
+        for key, tensor in tensors.items():
+            if tensor is not None and (inside or key == adapter):
+                yield prefix + key, tensor
+    children = module._modules
+    if not inside and adapter in children and isinstance(module, nn.ModuleDict):  # the others are other adapters'
+        children = {adapter: children[adapter]}
+    for key, child in children.items():
+        if child is not None and child is not skip:
+            yield from _named(child, adapter, f"{prefix}{key}.", inside or key == adapter, skip)
+
+
+def part_names(model: nn.Module) -> set[str]:
+    """What the names of a model's modules and parameters are made of, between the dots."""
+    found: set[str] = set()
+    pending, seen = [model], set()
+    while pending:
+        module = pending.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found.update(module._parameters, module._modules)
+        pending += [child for child in module._modules.values() if child is not None]
+    return found

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...errors import RequestError, bad
 from ...linalg.low_rank import LowRank
+from ...linalg.parallel import one_thread
 from ..lock import PATCHED_TORCH
 from .attach import attach
 from .checks import check_config, check_peft_model, finite
@@ -23,7 +24,7 @@ from .layout import Layout, lay_out, lora_layers, padded
 from .read import AdapterDeltas, widest
 from .rollback import all_or_nothing, restore_gradients
 from .targets import rank_pattern, target_modules
-from .tree import PeftTree, named_tensors
+from .tree import PeftTree, named_tensors, part_names
 
 
 def write_adapter(
@@ -55,13 +56,13 @@ def write_adapter(
     Raises:
         RequestError: the name is taken or cannot be one, or a delta has no place in an adapter (all are listed).
     """
-    check_writable(peft_model, adapter_name, overwrite=overwrite)
-    tree = PeftTree.of(peft_model.get_base_model())
+    tree = check_writable(peft_model, adapter_name, overwrite=overwrite)
     layout = lay_out(tree, deltas, sources, getattr(peft_model, "classifier_module_names", None) or ())
     dtype = dtype or widest(source.dtype for source in sources)
     config = _config(peft_model, tree, layout, sources)
     with (
         PATCHED_TORCH,
+        one_thread(),
         all_or_nothing(peft_model) as gradients,
         torch.no_grad(),
         torch.random.fork_rng(devices=[]),
@@ -79,13 +80,16 @@ def write_adapter(
             then()
 
 
-def check_writable(peft_model: Any, adapter_name: str, *, overwrite: bool) -> None:
+def check_writable(peft_model: Any, adapter_name: str, *, overwrite: bool) -> PeftTree:
     """Whether an adapter of this name can be made; to be asked before any long work.
+
+    Returns:
+        Where the model's layers sit.
 
     Raises:
         RequestError: the name is taken or no good, or the model holds adapters of another kind than LoRA.
     """
-    check_peft_model(peft_model)
+    tree = check_peft_model(peft_model)
     existing = peft_model.peft_config
     if not isinstance(adapter_name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", adapter_name):
         raise bad("adapter_name", adapter_name, "letters, digits, _ and -, for it names a folder and a module")
@@ -100,9 +104,10 @@ def check_writable(peft_model: Any, adapter_name: str, *, overwrite: bool) -> No
             "model; merge them into a model with LoRA adapters, or into whole weights"
         )
     # PEFT finds an adapter's tensors by its name between dots: a name that occurs in the model's own would mix them up.
-    parts = {part for name, _ in peft_model.named_parameters() for part in name.split(".")} - set(existing)
+    parts = part_names(peft_model) - set(existing)
     if adapter_name in parts or adapter_name in "lora_" or hasattr(nn.ModuleDict, adapter_name):
         raise bad("adapter_name", adapter_name, "a name that is no part of the model's own parameter names")
+    return tree
 
 
 def _config(peft_model: Any, tree: PeftTree, layout: Layout, sources: Sequence[AdapterDeltas]) -> LoraConfig:
@@ -190,8 +195,8 @@ def _fill(tree: PeftTree, adapter: str, layout: Layout, dtype: torch.dtype) -> N
         if isinstance(layer, TrainableTokensWrapper) and name in layout.tokens and not layer.token_adapter.tied_adapter:
             rows = layer.token_adapter.trainable_tokens_delta[adapter]
             rows.data = (rows.float() + layout.tokens[name][1].to(rows.device)).to(rows.dtype)
-        for key, tensor in named_tensors(layer):
-            if f".{adapter}." in f".{key}." and not finite(tensor):
+        for key, tensor in named_tensors(layer, adapter):
+            if not finite(tensor):
                 raise RequestError(f"the merged adapter's {name}.{key} does not fit into {dtype}; choose a wider dtype")
 
 

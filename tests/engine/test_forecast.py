@@ -1,0 +1,33 @@
+"""What `plan` tells of memory: each worker has a tensor in hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_merge3h.engine import workers
+from hf_merge3h.engine.steps import make_stream_plan
+from hf_merge3h.engine.stream_plan import peak
+from tests.engine.recipes import family, recipe
+
+
+@pytest.mark.parametrize(("method", "grows"), [("ties", True), ("linear", True), ("tsv_merge", False)])
+def test_memory_is_that_of_all_workers(method: str, grows: bool, tmp_path: Path, monkeypatch: Any) -> None:
+    family(tmp_path)
+    plan = make_stream_plan(recipe(tmp_path, method), device="cpu")
+    largest = sorted(map(peak, plan.steps), reverse=True)
+    told = []
+    for cores in (1, 2, 4):
+        monkeypatch.setattr(workers, "_cores", lambda cores=cores: cores)
+        told.append(plan.peak_memory - (1 << 27))
+    assert told == [sum(largest[: cores if grows else 1]) for cores in (1, 2, 4)]
+
+
+def test_what_is_drawn_takes_a_bit_an_entry(tmp_path: Path) -> None:
+    family(tmp_path)
+    drawn, trimmed = (make_stream_plan(recipe(tmp_path, name), device="cpu").steps for name in ("dare_ties", "ties"))
+    for one, other in zip(drawn, trimmed, strict=True):
+        entries = one.group.numbers * len(one.inputs) if one.group else 0
+        assert peak(one) - peak(other) == entries // 8
