@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import Problems, RequestError
 from ..manifest import NOT_RECORDED, Manifest
 from ..models.adapters.folder import host_model, load_adapter
-from ..models.adapters.read import AdapterDeltas
+from ..models.adapters.read import AdapterDeltas, widest
 from ..models.hub import ResolvedSource, describe, resolve
 from ..models.open import adapter_label
 from ..models.origin import origin_of
@@ -66,6 +66,21 @@ class AdapterPlan:
     def bytes_read(self) -> int:
         """Of the adapters' files."""
         return sum(size for adapter in self.adapters for _, size, _ in adapter.origin.files)
+
+    @property
+    def bytes_written(self) -> int:
+        """Of the result's factors at most: a method may find that a smaller rank does."""
+        size = (self.dtype or widest(adapter.dtype for adapter in self.adapters)).itemsize
+        total = 0
+        for name, spec in self.specs.items():
+            rows, columns = spec.shape[0], _numbers(spec.shape[1:])
+            ranks = [adapter.rank_of(name) for adapter in self.adapters if name in adapter.specs()]
+            known = [rank for rank in ranks if rank is not None]
+            if len(spec.shape) < 2 or len(known) < len(ranks):
+                total += _numbers(spec.shape) * size
+            else:
+                total += (rows + columns) * sum(known) * size
+        return total
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -285,7 +300,7 @@ def adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
         "groups": list(groups.values()),
         "tensors": len(plan.specs),
         "bytes_read": plan.bytes_read,
-        "bytes_written": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
         "peak_memory": 2 * plan.bytes_read + 4 * largest * (len(plan.adapters) + 2),
         "warnings": list(plan.recipe.warnings),
         "device": str(plan.device),

@@ -146,6 +146,16 @@ def test_plan(place: Any, tmp_path: Path) -> None:
     assert facts["bytes_read"] == sum((place[0] / role / "adapter_model.safetensors").stat().st_size for role in ROLES)
 
 
+@pytest.mark.parametrize("dtype", ["", "dtype: bfloat16\n"])
+def test_a_plan_says_how_large_the_result_will_be(place: Any, tmp_path: Path, dtype: str) -> None:
+    folder, _ = place
+    (tmp_path / "r.yaml").write_text(text(folder, "task_arithmetic", dtype))
+    told = hf_merge3h.plan_facts(hf_merge3h.plan_recipe(hf_merge3h.read_recipe(tmp_path / "r.yaml")))["bytes_written"]
+    hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors").values()
+    assert told == sum(tensor.numel() * tensor.element_size() for tensor in written)
+
+
 def facts(folder: Path) -> dict[str, Any]:
     """What a manifest says, less the time."""
     content = load_manifest(folder).content
