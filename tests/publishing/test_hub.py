@@ -32,8 +32,10 @@ def hub(monkeypatch, tmp_path):
     """The real client, pointed at a fake Hub; waits are short."""
     from huggingface_hub import constants
     from huggingface_hub.utils import _http, disable_progress_bars
+    from transformers.utils import hub as transformers_hub
 
     with serve() as running:
+        monkeypatch.setattr(transformers_hub, "_hf_api", None)  # kept for a process, with the Hub of its first use
         monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
         template = running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

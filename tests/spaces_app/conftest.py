@@ -48,7 +48,7 @@ def demo_merge(tmp_path_factory: pytest.TempPathFactory) -> object:
     return actions.merge(visit, editing.examples()["demo"], Silent(visit.stop))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def offline() -> Iterator[None]:
     """There is no Hub."""
     from huggingface_hub import constants

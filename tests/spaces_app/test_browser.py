@@ -80,7 +80,7 @@ def test_a_broken_recipe_points_at_its_line_and_the_merge_is_refused(chromium, s
 
 def test_cancel_stops_the_merge_and_leaves_nothing(chromium, site):
     with tour.visitor(chromium, site.url) as page:
-        write_yaml(page, yaml_of(page).replace("r_tsvm", "ties").replace("out: adapter", "out: weights"))
+        write_yaml(page, yaml_of(page).replace("r_tsvm", "della").replace("out: adapter", "out: weights"))
         page.locator("#parameter-density").wait_for()
         page.locator("#merge").click()
         page.locator("#cancel:not([disabled])").wait_for()
