@@ -12,6 +12,16 @@ import pytest
 from . import tour
 
 DEMO = editing.examples()["demo"]
+#: Presses Cancel as soon as a merge shows; on busy cores a press from outside may come when the merge has ended.
+CANCEL_AT_ONCE = """() => {
+    const timer = setInterval(() => {
+        const cancel = document.querySelector("#cancel");
+        if (cancel && !cancel.disabled && document.body.innerText.includes("Merging")) {
+            clearInterval(timer);
+            cancel.click();
+        }
+    }, 20);
+}"""
 #: Where pictures of the page are left to be looked at, if anywhere.
 PICTURES = Path(os.environ["SPACE_PICTURES"]) if "SPACE_PICTURES" in os.environ else None
 
@@ -82,10 +92,8 @@ def test_cancel_stops_the_merge_and_leaves_nothing(chromium, site):
     with tour.visitor(chromium, site.url) as page:
         write_yaml(page, yaml_of(page).replace("r_tsvm", "della").replace("out: adapter", "out: weights"))
         page.locator("#parameter-density").wait_for()
+        page.evaluate(CANCEL_AT_ONCE)
         page.locator("#merge").click()
-        page.locator("#cancel:not([disabled])").wait_for()
-        page.get_by_text("Merging").first.wait_for()
-        page.locator("#cancel").click()
         page.get_by_text("Cancelled. Nothing of it is left.").wait_for()
         left = [path for visit in site.visits.iterdir() for path in visit.glob("merge-*")]
         page.wait_for_function("!document.querySelector('#merge').disabled")
