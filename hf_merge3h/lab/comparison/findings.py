@@ -172,6 +172,21 @@ class Findings:
                 one["peak_mb"] = max(one["peak_mb"], state.facts["peak_mb"])
         return found
 
+    @property
+    def mixtures(self) -> dict[str, dict[str, Any]]:
+        """Step -> what a mixture is made of."""
+        return self._told("mix", ("proportions", "drawn", "cosines"))
+
+    @property
+    def tuned(self) -> dict[str, dict[str, Any]]:
+        """Step -> the best trial of a search, and how many there were."""
+        return self._told("tune", ("best", "trials"))
+
+    def _told(self, action: str, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """Some facts of the steps of an action that are done."""
+        done = [one for one in self.states if one.word == "done" and one.step.action == action]
+        return {one.step.name: {key: one.facts[key] for key in keys} for one in done}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -179,18 +194,9 @@ class Findings:
             "base": self.lab.base,
             "seed": self.lab.seed,
             "arenas": [arena.to_dict() for arena in self.arenas],
-            "training": {
-                state.step.name: {key: state.facts[key] for key in ("steps", "first_loss", "last_loss", "seconds")}
-                for state in self.states if state.word == "done" and state.step.action == "train"
-            },
-            "mixtures": {
-                state.step.name: {key: state.facts[key] for key in ("proportions", "drawn", "cosines")}
-                for state in self.states if state.word == "done" and state.step.action == "mix"
-            },
-            "tuned": {
-                state.step.name: {key: state.facts[key] for key in ("best", "trials")}
-                for state in self.states if state.word == "done" and state.step.action == "tune"
-            },
+            "training": self._told("train", ("steps", "first_loss", "last_loss", "seconds")),
+            "mixtures": self.mixtures,
+            "tuned": self.tuned,
             "costs": self.costs,
             "not_done": {
                 state.step.name: {"state": state.word, "error": state.facts.get("error")}

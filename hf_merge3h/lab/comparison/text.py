@@ -137,7 +137,7 @@ def _paired(arena: Arena) -> list[list[str]]:
 
 def _tuned(findings: Findings) -> list[str]:
     rows = [["search, on the development split", "trials", "best", "balance there"]]
-    for name, told in findings.to_dict()["tuned"].items():
+    for name, told in findings.tuned.items():
         best = told["best"]
         shown = ", ".join(f"{key} {value:.2f}" for key, value in best["parameters"].items())
         rows.append([name, str(told["trials"]), shown, f"{best['balance']:.3f}"])
@@ -146,7 +146,7 @@ def _tuned(findings: Findings) -> list[str]:
 
 def _mixed(findings: Findings) -> list[str]:
     rows = [["mixture", "proportions", "cosines of the sets' gradients"]]
-    for name, told in findings.to_dict()["mixtures"].items():
+    for name, told in findings.mixtures.items():
         shares = ", ".join(f"{role} {share:.0%}" for role, share in told["proportions"].items())
         cosines = "; ".join(" ".join(f"{value:+.2f}" for value in row) for row in told["cosines"] or [])
         rows.append([name, shares, cosines])
