@@ -41,8 +41,8 @@ def run(
     """Do what is not done yet, step by step, and write the report; a killed run goes on where it stopped."""
     from ..evaluation.store import locked
     from ..lab.comparison.budget import settled, within
-    from ..lab.comparison.config import read_lab
     from ..lab.comparison.findings import Findings
+    from ..lab.comparison.reading import read_lab
     from ..lab.comparison.steps import check_space, graph_of
 
     comparison = read_lab(file)
@@ -95,7 +95,7 @@ def report(file: _File, out: _Out) -> None:
 
 def _settled(file: Path, out: Path) -> tuple[Lab, Graph]:
     from ..lab.comparison.budget import settled
-    from ..lab.comparison.config import read_lab
+    from ..lab.comparison.reading import read_lab
     from ..lab.comparison.steps import graph_of
 
     if not out.is_dir():

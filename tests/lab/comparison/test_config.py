@@ -7,7 +7,7 @@ import yaml
 
 from hf_merge3h.errors import OutputError, RequestError, SourceError
 from hf_merge3h.lab.comparison import bases, steps
-from hf_merge3h.lab.comparison.config import read_lab
+from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.steps import check_space, graph_of
 
 from . import small
