@@ -134,6 +134,7 @@ def _values(facts: Facts, name: str, place: str, picture: bool) -> dict[str, Any
         "fewest": min((each["n"] for each in datasets), default=0),
         "values": tables.values(evaluation) if evaluation else "",
         "differences": tables.differences(evaluation) if evaluation else "",
+        "compared": tables.experts(evaluation) if evaluation else "",
         "left_out": tables.left_out(evaluation) if evaluation else "",
         "missing": listed([each for each in H_NAMES if each not in measured]),
         "snippet": snippet(facts, place),

@@ -49,30 +49,45 @@ def _short(value: Any) -> str:
 
 
 def diagnostics(facts: Facts) -> list[dict[str, Any]]:
-    """One table for each set of experts."""
+    """One table for each set of experts; a column that says the same of every block is told in a sentence instead."""
     found = []
     for party in facts.diagnostics:
         roles = list(party["roles"])
-        blocks: list[Mapping[str, Any] | None] = list(party["blocks"])
-        if len(blocks) > _BLOCKS:
+        own = _own_names([str(each["name"]) for each in party["blocks"]])
+        rows = [_block(code(own[str(each["name"])]), each) for each in party["blocks"]]
+        rows.append(_block(Markdown("**whole model**"), party["total"]))
+        same = {_HEADS[at]: rows[0][at] for at in range(-len(_HEADS), 0) if len({row[at] for row in rows}) == 1}
+        if len(rows) - 1 > _BLOCKS:
             half = _BLOCKS // 2
-            blocks = [*blocks[:half], None, *blocks[-half:]]
-        skipped = len(party["blocks"]) - _BLOCKS
-        width = len(roles) + 6
-        rows = [_block(each) if each else (f"… {skipped} more", *[""] * (width - 1)) for each in blocks]
-        rows.append(_block({**party["total"], "name": "whole model"}))
-        head = ("block", *(f"norm {one_line(role, 30)}" for role in roles), "norm merged", "cosine", "conflict", "rank")
-        text = table((*head, "survived"), rows)
-        found.append({"roles": listed([one_line(role, 40) for role in roles]), "table": text})
+            gap = (f"… {len(rows) - 1 - _BLOCKS} more", *[""] * (len(rows[0]) - 1))
+            rows = [*rows[:half], gap, *rows[-1 - half :]]
+        for at in range(-len(_HEADS), 0):
+            if _HEADS[at] in same:
+                rows = [[*row[:at], "", *row[len(row) + at + 1 :]] for row in rows]  # `table` leaves it out
+        head = ("block", *(f"norm {one_line(role, 30)}" for role in roles), "norm merged", *_HEADS)
+        told = listed([f"{name} {value}" for name, value in same.items() if value != ""])
+        listing = listed([one_line(role, 40) for role in roles])
+        found.append({"roles": listing, "table": table(head, rows), "same": Markdown(told)})
     return found
 
 
-def _block(block: Mapping[str, Any]) -> Sequence[Any]:
+_HEADS = ("cosine", "conflict", "rank", "survived")
+
+
+def _own_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of blocks without what all of them begin with: `layers.3` of `model.layers.3`."""
+    parts = [name.split(".") for name in names]
+    most = max(0, min(map(len, parts), default=0) - 2)  # two parts stay
+    common = next((at for at in range(most) if len({each[at] for each in parts}) > 1), most)
+    return {name: ".".join(each[common:]) for name, each in zip(names, parts, strict=True)}
+
+
+def _block(name: Markdown, block: Mapping[str, Any]) -> Sequence[Any]:
     cosines = block["cosines"]
     pairs = [value for i, row in enumerate(cosines) for value in row[i + 1 :] if isinstance(value, (int, float))]
     rank = block.get("kept_rank")
     return (
-        code(block["name"]) if block["name"] != "whole model" else Markdown("**whole model**"),
+        name,
         *(number(norm, aligned=True) for norm in block["norms"]),
         number(block["merged_norm"], aligned=True),
         fixed(sum(pairs) / len(pairs), 2, signed=True) if pairs else "",
@@ -92,15 +107,26 @@ def values(evaluation: Mapping[str, Any]) -> Markdown:
     """The 3H table: the merge beside its base and every expert, those data sets first where it got worse."""
     worse = {id(dataset) for dataset, _ in regressions(evaluation)}
     merged, base = evaluation["merged"], evaluation.get("base")
-    names = [merged, *([base] if base else []), *(each for each in evaluation["experts"] if each != base)]
+    others = [each for each in evaluation["experts"] if each != base]
+    names = [merged, *([base] if base else []), *others]
     rows = []
     for each in sorted(evaluation["datasets"], key=lambda each: id(each) not in worse):
         arrow = "↑" if each["direction"] == "higher" else "↓"
-        cells = [_value(each["values"].get(name), bold=name == merged) for name in names]
-        rows.append((each["h"], dataset_name(each), f"{figure_name(each)} {arrow}", number(each["n"]), *cells))
-    experts = evaluation["experts"]
-    heads = ["merged", *(["base"] if base else []), *(_expert(name, experts) for name in names[1 + bool(base) :])]
-    return table(("H", "data set", "metric", "n", *heads), rows, left=3)
+        found = [each["values"].get(name) for name in names]
+        places = _places(found)
+        cells = [_value(one, places, bold=name == merged) for name, one in zip(names, found, strict=True)]
+        what = f"{dataset_name(each)}: {kind_name(figure_name(each))} {arrow}"
+        rows.append((each["h"], what, number(each["n"]), *cells))
+    heads = ["merged", *(["base"] if base else []), *(one_line(name, 40) for name in others)]
+    return table(("H", "data set and figure", "n", *heads), rows, left=2)
+
+
+def experts(evaluation: Mapping[str, Any]) -> str:
+    """Which expert is one of what: `helpful (helpfulness)`."""
+    found = {name: h for name, h in evaluation["experts"].items() if name != evaluation.get("base")}
+    return listed(
+        [f"{one_line(name, 40)} ({one_line(h, 40)})" if h and h != name else name for name, h in found.items()]
+    )
 
 
 def left_out(evaluation: Mapping[str, Any]) -> str:
@@ -110,24 +136,28 @@ def left_out(evaluation: Mapping[str, Any]) -> str:
     return listed([f"{count} of {name}" for name, count in found if isinstance(count, int) and count > 0])
 
 
-def _expert(name: str, experts: Mapping[str, Any]) -> str:
-    h = experts.get(name)
-    return f"{name} ({h} expert)" if h and h != name else f"{name} expert"
+def _places(found: Sequence[Mapping[str, Any] | None]) -> int:
+    """Decimals of a row: two, and three where an interval is narrower than 0.1 and so has use for them."""
+    ends = [(one.get("low"), one.get("high")) for one in found if one is not None]
+    wide = all(
+        isinstance(low, (int, float)) and isinstance(high, (int, float)) and high - low >= 0.1 for low, high in ends
+    )
+    return 2 if ends and wide else 3
 
 
-def _value(found: Mapping[str, Any] | None, *, bold: bool) -> Markdown:
+def _value(found: Mapping[str, Any] | None, places: int, *, bold: bool) -> Markdown:
     if found is None or not isinstance(found.get("value"), (int, float)):
         return Markdown("not evaluated")
-    value = fixed(found["value"])
-    return Markdown((f"**{value}**" if bold else value) + _interval(found, signed=False))
+    value = fixed(found["value"], places)
+    return Markdown((f"**{value}**" if bold else value) + _interval(found, places, signed=False))
 
 
-def _interval(found: Mapping[str, Any], *, signed: bool) -> str:
+def _interval(found: Mapping[str, Any], places: int, *, signed: bool) -> str:
     """The ends, with a blank before them; nothing where there are none, as for values that all agree."""
     ends = [found.get("low"), found.get("high")]
     if not all(isinstance(end, (int, float)) for end in ends):
         return ""
-    return " [" + ", ".join(fixed(end, signed=signed) for end in ends) + "]"
+    return " [" + ", ".join(fixed(end, places, signed=signed) for end in ends) + "]"
 
 
 def dataset_name(dataset: Mapping[str, Any]) -> str:
@@ -143,14 +173,14 @@ def figure_name(dataset: Mapping[str, Any]) -> str:
 
 def change(pair: Mapping[str, Any]) -> Markdown:
     """The merge's value less another model's, with its interval."""
-    return Markdown(fixed(pair["difference"], signed=True) + _interval(pair, signed=True))
+    return Markdown(fixed(pair["difference"], signed=True) + _interval(pair, 3, signed=True))
 
 
 def differences(evaluation: Mapping[str, Any]) -> Markdown:
     """Paired differences, regressions first."""
     rows = [_difference(evaluation, dataset, pair) for dataset in evaluation["datasets"] for pair in dataset["paired"]]
-    rows.sort(key=lambda row: _ORDER.index(row[-1]))  # stable: data sets keep their order
-    head = ("H", "data set", "merged against", "difference", "p", "verdict")
+    rows.sort(key=lambda row: _ORDER.index(row[2]))  # stable: data sets keep their order
+    head = ("data set", "merged against", "verdict", "difference", "p")
     return table(head, rows, left=3) if rows else Markdown("")
 
 
@@ -162,4 +192,4 @@ def _difference(evaluation: Mapping[str, Any], dataset: Mapping[str, Any], pair:
     verdict = _ORDER[2]
     if pair.get("distinguishable"):
         verdict = _ORDER[0] if pair.get("better") is False else _ORDER[1]
-    return dataset["h"], dataset_name(dataset), against, change(pair), number(pair.get("p_holm"), 2), verdict
+    return dataset_name(dataset), against, verdict, change(pair), number(pair.get("p_holm"), 2)

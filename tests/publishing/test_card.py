@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 from hf_merge3h.errors import SourceError
 from hf_merge3h.manifest import FILE, Manifest, load_manifest
 from hf_merge3h.publishing import metadata as meta
+from hf_merge3h.publishing import tables
 from hf_merge3h.publishing.card import ORDER, PICTURES, make_card, write_card
 from hf_merge3h.publishing.facts import facts_of
 from tests.publishing.manifests import ROLES, SHA, block, card, content, dataset, evaluation, model
@@ -59,7 +60,7 @@ def test_what_an_evaluation_really_looks_like():
     text = _card(content(evaluation=evaluation(datasets=[made], date="2026-11-26T17:37:15+00:00")))
     assert "No data set of this evaluation measures helpfulness and honesty." in text
     assert "Suite `quick`, 2026-11-26. Judge" in text
-    assert "| over\\_refusal\\_rate ↓ | 12 |" in text
+    assert ": over refusal rate ↓ | 12 |" in text
     assert "nothing got worse beyond chance, on as few as 12 questions each" in text
     told = _front(text)["model-index"][0]["results"][0]["dataset"]
     assert told == {"name": "safe_lookalikes", "type": "safe_lookalikes", "split": "test"}
@@ -73,7 +74,7 @@ def test_values_that_all_agree_have_no_interval():
     made["paired"][0].update(low=None, high=None)
     results = _card(content(evaluation=evaluation(datasets=[made]))).partition("## Results")[2].partition("## ")[0]
     assert "| **1.000** | 0.250 [0.200, 0.300] |" in results
-    assert "| GSM8K problems | base | +0.250 |" in results
+    assert re.search(r"\| GSM8K problems \| base \| [a-z ]+ \| \+0.250 \|", results)
     assert "not recorded" not in results
 
 
@@ -291,3 +292,21 @@ def test_deep_models_show_the_ends(tmp_path):
     text = _card(content(diagnostics=[party]))
     assert "… 56 more" in text
     assert "`layer.79`" in text
+
+
+def test_tables_leave_out_what_every_row_says_and_what_no_interval_has_use_for():
+    results = _card(content(evaluation=evaluation(datasets=[dataset(title="Sums")]))).partition("## Results")[2]
+    assert re.search(r"\| \*\*\d\.\d{3}\*\*", results)  # at least one interval narrower than 0.1
+    wide = dataset(title="Sums")
+    for each in wide["values"].values():
+        each.update(value=0.5, low=0.3, high=0.7)
+    results = _card(content(evaluation=evaluation(datasets=[wide]))).partition("## Results")[2]
+    assert "| **0.50** [0.30, 0.70] |" in results
+    assert tables._own_names(["model.layers.0", "model.layers.1"]) == {
+        "model.layers.0": "layers.0", "model.layers.1": "layers.1",
+    }  # fmt: skip
+    assert tables._own_names(["model.layers.0", "lm_head"]) == {
+        "model.layers.0": "model.layers.0",
+        "lm_head": "lm_head",
+    }
+    assert tables._own_names([]) == {}

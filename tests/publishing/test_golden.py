@@ -49,8 +49,12 @@ def test_the_card_is_that_of_its_manifest(folder):
 def test_what_each_is_there_for():
     text = {each.name: (each / "README.md").read_text() for each in CARDS}
     assert "reconstruction" in text["r-tsvm-three-adapters"]
-    for expert in demo.ROLES.values():
-        assert f"| {expert} (" in text["r-tsvm-three-adapters"]  # a column of figures
+    head = f"| H | data set and figure | n | merged | base | {' | '.join(demo.ROLES.values())} |"
+    assert head in text["r-tsvm-three-adapters"]  # a column of figures each
+    assert "helpful (helpfulness), honest (honesty) and harmless (harmlessness)" in text["r-tsvm-three-adapters"]
+    same = "The same in every block: conflict 75 % and survived 100.0 %."
+    assert same in text["r-tsvm-three-adapters"]
+    assert "| cosine | survived |" in text["ties-full-weights"]  # stored as bfloat16: each block its own share
     assert "Not asked, because an expert was trained on the question: 45 of truthfulqa" in text["r-tsvm-three-adapters"]
     for name in ("r-tsvm-three-adapters", "adapters-licence-conflict", "linear-not-evaluated"):
         assert _front(text[name])["base_model"] == [demo.BASE_MODEL_ID]
