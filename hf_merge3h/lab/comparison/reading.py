@@ -15,6 +15,7 @@ from ...errors import Problems, SourceError, bad, nearest, show
 from ...evaluation.store import folder_name
 from ...evaluation.suite import H, read_suite
 from ...registry import get_method
+from .bases import CONFIGS
 from .config import CONTROLS, KINDS, PARADIGMS, STRATEGIES, Lab, Training, Tuning, Variant
 
 _KEYS = ("name", "base", "data", "experts", "training", "paradigms", "order", "mixtures", "methods", "ablation",
@@ -131,6 +132,8 @@ class _Reader:
                 continue
             inside = self.folder / value
             found[role] = str(inside) if inside.is_dir() else value
+            if inside.is_dir() and not any((inside / each).is_file() for each in CONFIGS):
+                self.problems.add(f"experts.{role}={show(value)}: expected {' or '.join(CONFIGS)} in this folder")
         return found
 
     def _training(self) -> dict[str, Training]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MergeError, SourceError, bad, show
+from ...evaluation.items import TRAINED
 from ..demo_data import NORMALISATION, question_hash
 from ..mixing.records import Example, read_sets
 from .bases import base_folder, base_id
@@ -166,7 +167,7 @@ def questions(job: Job) -> None:
     found = {question_hash(each.question) for role, path in job.step.paths.items()
              for each in read_examples(role, Path(path))}  # fmt: skip
     told = {"normalisation": NORMALISATION, "sha256": sorted(found)}
-    (job.out / "training_questions.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+    (job.out / TRAINED).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def mix(job: Job) -> dict[str, Any]:

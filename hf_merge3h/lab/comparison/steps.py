@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OutputError, SourceError
+from ...evaluation.items import TRAINED
 from ...evaluation.suite import H, read_suite
 from .bases import base_digest, base_folder
 from .config import Lab, Variant
@@ -69,6 +70,7 @@ class _Builder:
         self.common = {"base": base_digest(lab.base), "seed": lab.seed}
         self.base = {"base": lab.base}
         self.suites = {split: _suite_settings(path) for split, path in lab.suites.items()}
+        self.left_out = _left_out(lab.experts)
 
     def steps(self) -> Iterator[Step]:
         lab = self.lab
@@ -152,7 +154,7 @@ class _Builder:
     ) -> Step:
         told = {
             **self.common, **self.suites[split], "limit": self.lab.limit if limit is None else limit, "variant": None,
-            "of": None, **settings,
+            "of": None, **self.left_out, **settings,
         }  # fmt: skip
         given = (QUESTIONS,) if self.lab.data else ()
         return Step(name, "measure", told, (*given, *inputs), self._paths(split))
@@ -198,7 +200,7 @@ class _Builder:
             if parameter is None:
                 continue
             settings = {
-                **self.common, **self.suites["development"], **asdict(tuning), "experts": dict(roles),
+                **self.common, **self.suites["development"], **self.left_out, **asdict(tuning), "experts": dict(roles),
                 "variant": asdict(variant), "parameter": parameter, "roles": known,
             }  # fmt: skip
             given = (QUESTIONS,) if self.lab.data else ()
@@ -229,6 +231,13 @@ class _Builder:
                     yield self._measure(
                         f"measure/{split}/mixture/{kind}/{strategy}", split, {"of": {"step": name}}, (name,)
                     )
+
+
+def _left_out(experts: Mapping[str, str]) -> dict[str, Any]:
+    """What tells that given experts' training questions, which no model is measured on, are still the same."""
+    recorded = {role: Path(folder) / TRAINED for role, folder in experts.items()}
+    found = {role: file_digest(path) for role, path in recorded.items() if path.is_file()}
+    return {"left_out": found} if found else {}
 
 
 def _suite_settings(path: Path) -> dict[str, Any]:

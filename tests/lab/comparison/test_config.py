@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
@@ -97,6 +99,27 @@ def test_experts_that_exist_need_no_training(tmp_path):
     both = {"data": yaml.safe_load(small.lab(tmp_path / "other").read_text())["data"]}
     with pytest.raises(RequestError, match="data, experts: expected one of them"):
         read_lab(small.lab(tmp_path, experts={role: role for role in small.ROLES}, training=None, **both))
+
+
+def test_adapters_that_exist_are_experts_and_what_they_were_trained_on_counts(tmp_path):
+    for role in small.ROLES:
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "adapter_config.json").write_text("{}")
+        (tmp_path / role / "adapter_model.safetensors").write_bytes(role.encode())
+    given = {"data": None, "training": None, "paradigms": None, "experts": {role: role for role in small.ROLES}}
+
+    def keys():
+        graph = graph_of(read_lab(small.lab(tmp_path, **given)), tmp_path / "out")
+        return [graph.key(name) for name in graph.steps]
+
+    before = keys()
+    (tmp_path / "honesty" / "training_questions.json").write_text(json.dumps({"sha256": []}))
+    assert not set(before) & set(keys())  # the questions to leave out may have changed for every model
+    (tmp_path / "honesty" / "adapter_config.json").unlink()
+    with pytest.raises(
+        RequestError, match=r"experts\.honesty='honesty': expected config\.json or adapter_config\.json"
+    ):
+        read_lab(small.lab(tmp_path, **given))
 
 
 def test_a_changed_method_or_rate_redoes_what_depends_on_it(tmp_path):
