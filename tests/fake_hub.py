@@ -30,7 +30,11 @@ class Repo:
 
     @property
     def sha(self) -> str:
-        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
+        digest = hashlib.sha1()
+        for name, content in sorted(self.files.items()):  # each fed as it is: files may have many megabytes
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
 
 
 @dataclass

@@ -105,6 +105,7 @@ def test_two_runs_are_one(out: Path) -> None:
         ('{"schema_version": 1}', "lacks kind"),
         ('{"schema_version": 2, "versions": {"hf-merge3h": "0.9"}}', r"pip install 'hf-merge3h>=0.9'"),
         ('{"schema_version": 2}', "pip install --upgrade hf-merge3h"),
+        ('{"schema_version": 2, "versions": {"hf-merge3h": "1\' evil \'"}}', "pip install --upgrade hf-merge3h$"),
     ],
 )
 def test_what_is_no_manifest(tmp_path: Path, text: str, error: str) -> None:

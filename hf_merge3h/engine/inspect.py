@@ -53,13 +53,21 @@ def inspect(
     """
     hub = HubOptions(token, None, None, cache_dir, local_files_only)
     place = os.fspath(place)
-    roles: Sequence[str] = [f"expert {number}" for number in range(1, len(experts) + 1)]
+    roles: Sequence[str] = _called(experts)
     if base is None:
         base, experts, roles = _recorded(place, hub)
     origin = open_source(base, (), show(base)[1:-1], hub)
     merged = _open(place, base, hub)
     opened = [_open(each, base, hub) for each in experts]
     return _look(place, base, tuple(experts), tuple(roles), origin, merged, opened)
+
+
+def _called(experts: Sequence[str]) -> list[str]:
+    """What a table calls experts: the last part of each, where these differ and are short."""
+    names = [os.path.basename(each.rpartition("+")[2].rstrip("/")) for each in experts]
+    if len(set(names)) == len(names) and all(0 < len(name) <= 16 for name in names):
+        return names
+    return [f"expert {number}" for number in range(1, len(experts) + 1)]
 
 
 def _recorded(place: str, hub: HubOptions) -> tuple[str, list[str], list[str]]:

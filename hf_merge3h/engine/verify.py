@@ -27,6 +27,11 @@ _WHOLE = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "recipe.yaml
 #: Endings of files that a loader may read, and files of ours that may change.
 _READ, _OURS = (".json", ".jinja", ".txt", ".model", ".py", ".bin"), (FILE, "README.md", "recipe.yaml")
 
+_ANOTHER = (
+    "files and parents are as recorded, and the recipe does not give these weights: it, its seed or a parameter was "
+    "edited, or another version of hf-merge3h or torch computes something else"
+)
+
 
 @dataclass
 class _Check:
@@ -38,6 +43,7 @@ class _Check:
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     matched: int = 0
+    stuck: bool = False  # parents are here, and the recipe cannot be carried out
 
 
 def verify(
@@ -167,7 +173,8 @@ def _merge_again(
                 local_files_only=not fetch,
             )
         except MergeError as problem:
-            check.notes.append(f"could not be merged again: {problem}")
+            check.notes.append(f"parents are at hand, and it could not be merged again: {problem}")
+            check.stuck = True
             return None
         live = content.get("made_by") == "live"
         if not live:
@@ -226,10 +233,12 @@ def _plain(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _verdict(check: _Check, compared: tuple[Sequence[TensorDifference], int] | None) -> Verification:
     apart, tensors = compared or ((), 0)
     outcome: Outcome
+    if not check.findings and check.matched and not all(each.within for each in apart):
+        check.findings.append(_ANOTHER)
     if check.findings or not all(each.within for each in apart):
         outcome = "differs"
     elif compared is not None:
         outcome = "within tolerance" if apart else "bit-exact"
     else:
-        outcome = "hashes match" if check.matched else "could not check"
+        outcome = "hashes match" if check.matched and not check.stuck else "could not check"
     return Verification(outcome, tuple(check.findings), tuple(apart), check.matched, tensors, tuple(check.notes))

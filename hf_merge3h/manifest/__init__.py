@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,9 @@ def load_manifest(place: str | os.PathLike[str]) -> Manifest:
         raise SourceError(f"{path}: is no manifest: schema_version={show(version)}, expected {SCHEMA_VERSION}")
     if version > SCHEMA_VERSION:
         writer = content.get("versions", {}).get("hf-merge3h") if isinstance(content.get("versions"), dict) else None
-        wanted = f"'hf-merge3h>={writer}'" if isinstance(writer, str) else "--upgrade hf-merge3h"
+        # a line that people copy into a shell: nothing but a version may get into it
+        known = isinstance(writer, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+-]{0,29}", writer)
+        wanted = f"'hf-merge3h>={writer}'" if known else "--upgrade hf-merge3h"
         raise SourceError(
             f"{path}: schema_version={version}, and this version reads up to {SCHEMA_VERSION}; pip install {wanted}"
         )

@@ -46,7 +46,7 @@ def test_a_sum_is_taken_apart(made: Path, tmp_path: Path) -> None:
     assert found.total.residual < 1e-3
     for block in found.blocks:
         assert block.parts == pytest.approx((0.5, 0.25, 0.0), abs=1e-3)
-    assert "0.5 of expert 1 + 0.25 of expert 2" in str(found)
+    assert "0.5 of e1 + 0.25 of e2" in str(found)
     assert found.skipped == ()
 
 

@@ -128,6 +128,21 @@ def test_an_edited_recipe(copy: Path, change: Any, said: str) -> None:
     assert found.differences
 
 
+def test_a_recipe_that_was_edited_in_every_place(copy: Path) -> None:
+    text = (copy / FILE).read_text()
+    (copy / FILE).write_text(text.replace('"density": 0.6', '"density": 0.9'))
+    found = verify(copy)
+    assert (found.outcome, found.exit_code) == ("differs", 1)
+    assert "the recipe does not give these weights" in found.findings[0]
+
+
+def test_a_recipe_that_cannot_be_carried_out_is_not_checked(copy: Path) -> None:
+    _edit(copy, lambda content: content["recipe"].update(given={"merge_method": "nothing"}))
+    found = verify(copy)
+    assert (found.outcome, found.exit_code) == ("could not check", 2)
+    assert "could not be merged again" in str(found)
+
+
 def test_an_edited_seed(copy: Path) -> None:
     _edit(copy, lambda content: content.update(seed=6))
     assert verify(copy).exit_code == 1
