@@ -14,6 +14,7 @@ from huggingface_hub.utils import tqdm
 from torch import Tensor
 
 from ..apply import Vectors, merge_stack
+from ..linalg import native
 from ..linalg.low_rank import LowRank
 from ..linalg.parallel import one_after_another
 from ..linalg.random import mask_keys
@@ -77,6 +78,7 @@ class Run:
 
     def __call__(self) -> list[TensorReport]:
         """Merge everything; the reports are in the order of the plan."""
+        native.load(self.plan.numbers)
         statistics = self._prepare()
         reports: list[TensorReport] = []
         start, done = time.perf_counter(), 0

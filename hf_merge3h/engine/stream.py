@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RequestError
+from ..linalg import native
 from ..linalg.low_rank import LowRank
 from ..manifest import Manifest
 from ..models.weights.ahead import ReadAhead
@@ -95,8 +96,9 @@ class StreamRun:
         try:
             with _one_thread(self.plan.device), torch.no_grad():
                 self._prepare()
-                forked = all(self._in_parts(step) for step in self.plan.steps)
                 entries = sum(math.prod(step.spec.shape) for step in self.plan.steps)
+                native.load(entries)
+                forked = all(self._in_parts(step) for step in self.plan.steps)
                 with Crew(order, work, entries, forked=forked) as crew, ReadAhead(spans, sorted(files)) as ahead:
                     for number, (name, found) in enumerate(crew, start=1):
                         reports[name] = found

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..apply import parts_of
+from ..linalg import native
 from ..linalg.blocks import block_of
 from ..linalg.precision import all_finite
 from ..models.weights.writer import ShardWriter
@@ -41,6 +42,26 @@ class Sums:
         self.lost += other.lost
         self.changed += other.changed
         self.conflicts += other.conflicts
+
+
+@dataclass
+class _Block:
+    """Where a block begins, its vectors [task, 1, entries], the base's entries, float32, and whether all is finite."""
+
+    start: int
+    vectors: Tensor
+    base: Tensor | None
+    known: bool | None  # None: not looked at
+
+    def finite(self, in_weights: bool) -> bool:
+        """Whether all that was read seems to be finite."""
+        if self.known is not None:
+            return self.known
+        # A sum is finite only if every number is, or it overflows, which `_refuse` then acquits: one cheap pass.
+        check = float(self.vectors.sum())
+        if self.base is not None and in_weights:
+            check += float(self.base.sum())
+        return math.isfinite(check)
 
 
 @dataclass
@@ -84,23 +105,23 @@ class Walk:
             writer.write(self.step.job.name, torch.empty(0, dtype=spec.dtype))
         return self._report(sums) if self.measure and self._base is not None and group.numbers else None
 
-    def _blocks(self, start: int, stride: int = 1) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """Where each block of a piece begins, its vectors [task, 1, entries] and the base's entries, float32.
-
-        Both are overwritten with the next block. Views are made for whole pieces: one costs as much as some thousand
-        entries do.
-        """
-        piece = slice(start, min(start + self._piece * stride, len(self._flat[0])), stride)
+    def _blocks(self, start: int, stride: int = 1) -> Iterator[_Block]:
+        """The blocks of a piece; each one is overwritten with the next."""
+        stop = min(start + self._piece * stride, len(self._flat[0]))
+        known = [*self._flat] if self._base is None else [*self._flat, self._base]
+        if stride == 1 and native.Reader.reads(known):
+            read = native.Reader(self._flat, self._base, subtract=not self._in_weights)
+            for left in range(start, stop, self._block):
+                yield _Block(left, *read(left, min(self._block, stop - left)))
+            return
+        # Views are made for whole pieces: one costs as much as some thousand entries do.
+        piece, size = slice(start, stop, stride), 0
         parts = [flat[piece].split(self._block) for flat in self._flat]
         bases = None if self._base is None else self._base[piece].split(self._block)
-        longest = len(parts[0][0])
-        stack = torch.empty(len(parts), 1, longest)
-        origin = None if bases is None else torch.empty(longest)
         for number, block in enumerate(zip(*parts, strict=True)):
-            size = len(block[0])
-            if size < longest:
-                stack, origin = stack[..., :size], None if origin is None else origin[:size]
-            if number == 0 or size < longest:
+            if size != len(block[0]):
+                size = len(block[0])
+                stack, origin = torch.empty(len(parts), 1, size), None if bases is None else torch.empty(size)
                 rows = stack[:, 0].unbind()
             for row, part in zip(rows, block, strict=True):
                 row.copy_(part)
@@ -108,31 +129,34 @@ class Walk:
                 origin.copy_(bases[number])
                 if not self._in_weights:
                     stack.sub_(origin)
-            yield start + number * self._block * stride, stack, origin
+            yield _Block(start + number * self._block * stride, stack, origin, None)
 
     def _look(self, stride: int, start: int) -> list[Any]:
-        return [self.parts.look(left, vectors) for left, vectors, _ in self._blocks(start, stride)]
+        return [self.parts.look(each.start, each.vectors) for each in self._blocks(start, stride)]
 
     def _merge(self, start: int) -> tuple[Tensor, Sums]:
         """One piece of the output in its storage dtype, and what was measured on the way."""
-        sums, fits, check = Sums(), True, 0.0
+        sums, fits, sound = Sums(), True, True
         rounded = torch.empty(min(self._piece, len(self._flat[0]) - start), dtype=self.step.spec.dtype)
         places = rounded.split(self._block)
-        for place, (left, vectors, base) in zip(places, self._blocks(start), strict=True):
-            # A sum is finite only if every number is, or it overflows, which `_refuse` then acquits: one cheap pass.
-            check += float(vectors.sum())
-            if base is not None and self._in_weights:
-                check += float(base.sum())
-            merged = self.parts.merge(left, vectors)[0]
-            place.copy_(self._exact(merged, base))
-            fits &= all_finite(place)
-            if self.measure and base is not None:
-                sums.add(self._measured(vectors, merged, base, place))
-        if not math.isfinite(check):
+        for place, block in zip(places, self._blocks(start), strict=True):
+            sound &= block.finite(self._in_weights)
+            merged = self.parts.merge(block.start, block.vectors)[0]
+            fits &= self._round(merged, block.base, place)
+            if self.measure and block.base is not None:
+                sums.add(self._measured(block.vectors, merged, block.base, place))
+        if not sound:
             self._refuse()
         if not fits:
             self._refuse_overflow(start)
         return rounded, sums
+
+    def _round(self, merged: Tensor, base: Tensor | None, place: Tensor) -> bool:
+        """Write what is stored; whether all of it is finite."""
+        if place.dtype == torch.bfloat16 and native.takes(merged):
+            return native.narrow(merged, None if self._in_weights else base, place)
+        place.copy_(self._exact(merged, base))
+        return all_finite(place)
 
     @property
     def _in_weights(self) -> bool:
@@ -165,10 +189,9 @@ class Walk:
 
     def _refuse_overflow(self, start: int) -> None:
         """Name what does not fit into the output's dtype."""
-        for left, vectors, base in self._blocks(start):
-            refuse_overflow(
-                self.step.job.name, self._exact(self.parts.merge(left, vectors)[0], base), self.step.spec.dtype
-            )
+        for block in self._blocks(start):
+            exact = self._exact(self.parts.merge(block.start, block.vectors)[0], block.base)
+            refuse_overflow(self.step.job.name, exact, self.step.spec.dtype)
 
     def _report(self, sums: Sums) -> TensorReport:
         assert isinstance(sums.gram, Tensor)

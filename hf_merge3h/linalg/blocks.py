@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import native
 from .precision import double
 
 BLOCK = 1 << 16  # entries of one task: some of these blocks at a time stay in the cache of a core
@@ -33,6 +34,9 @@ def squares(block: Float[Tensor, "task 1 n"]) -> Float[Tensor, "task"]:
     >>> squares(torch.tensor([[[3.0, 4.0]], [[1.0, 0.0]]]))
     tensor([25.,  1.], dtype=torch.float64)
     """
+    rows = block[:, 0].unbind()
+    if native.takes(*rows):
+        return native.squares(rows)
     return torch.stack([torch.dot(row, row) for row in block[:, 0].double()])
 
 
@@ -42,7 +46,10 @@ def magnitudes(block: Float[Tensor, "task 1 n"]) -> Float[Tensor, "task"]:
     >>> magnitudes(torch.tensor([[[3.0, -4.0]], [[1.0, 0.0]]]))
     tensor([7., 1.], dtype=torch.float64)
     """
-    return torch.stack([row.abs().sum(dtype=torch.float64) for row in block[:, 0]])
+    rows = block[:, 0].unbind()
+    if native.takes(*rows):
+        return native.magnitudes(rows)
+    return torch.stack([row.abs().sum(dtype=torch.float64) for row in rows])
 
 
 def gram_of_block(block: Float[Tensor, "task 1 n"]) -> Float[Tensor, "task task"]:
@@ -52,8 +59,11 @@ def gram_of_block(block: Float[Tensor, "task 1 n"]) -> Float[Tensor, "task task"
     tensor([[25.,  3.],
             [ 3.,  1.]], dtype=torch.float64)
     """
-    rows = block[:, 0].double()
-    return rows @ rows.mT
+    rows = block[:, 0].unbind()
+    if native.takes(*rows):
+        return native.gram(rows)
+    doubled = block[:, 0].double()
+    return doubled @ doubled.mT
 
 
 def over_blocks(

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from . import native
+
 
 def _signed(value: int) -> int:
     """A 64-bit pattern as the int64 that torch stores it in."""
@@ -111,11 +113,20 @@ def _draw(
     return result.reshape(*keys.shape, count)
 
 
+def _each(keys: Int[Tensor, "*batch"], result: Tensor, fill: Callable[[int, Tensor], None]) -> Tensor:
+    """The result, each row of which is filled from its key."""
+    for key, row in zip(keys.reshape(-1).tolist(), result.reshape(keys.numel(), -1).unbind(), strict=True):
+        fill(key, row)
+    return result
+
+
 def uniform(keys: Int[Tensor, "*batch"], count: int, *, start: int = 0) -> Float[Tensor, "*batch count"]:
     """`count` uniform numbers in [0, 1) from each key, float32, multiples of 2^-24.
 
     Entry i is the same whichever part of the stream is asked for: entries start to start + count.
     """
+    if keys.device.type == "cpu" and native.loaded():
+        return _each(keys, torch.empty(*keys.shape, count), lambda key, row: native.uniform(key, start, row))
     if keys.device.type == "cpu":
         return _draw(keys, start, count, torch.float32, lambda words: words >> np.uint64(40)).mul_(2.0**-24)
     bits = split_mix_64(keys, start, count)
@@ -133,7 +144,10 @@ def bernoulli(
     if limit >= 1 << 24:
         return torch.ones(*keys.shape, *shape, dtype=torch.bool, device=keys.device)
     # The upper 24 bits are less than `limit` where the whole word, read as unsigned, is less than limit << 40.
-    if keys.device.type == "cpu":
+    if keys.device.type == "cpu" and native.loaded():
+        drawn = torch.empty(*keys.shape, count, dtype=torch.bool)
+        _each(keys, drawn, lambda key, row: native.bernoulli(key, start, limit << 40, row))
+    elif keys.device.type == "cpu":
         drawn = _draw(keys, start, count, torch.bool, lambda words: words < np.uint64(limit << 40))
     else:  # with the sign bits turned over, a signed comparison says the same
         drawn = split_mix_64(keys, start, count).bitwise_xor_(-(1 << 63)) < (limit << 40) - (1 << 63)

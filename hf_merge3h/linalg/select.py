@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import native
 from .sparsify import bin_of_rank, from_bits, magnitude_histogram
 
 _SAMPLED = 1 << 16  # entries of a sample, about
@@ -70,7 +71,10 @@ class StreamedRanks:
 
     def look(self, start: int, vectors: Float[Tensor, "task 1 part"]) -> list[Any]:
         """What one part says; one entry for each row."""
-        rows = self._rows(vectors)
+        if self._phase == "bracket" and self._rows is _magnitudes and native.loaded():
+            rows = vectors[:, 0]  # the loop takes magnitudes by itself
+        else:
+            rows = self._rows(vectors)
         if self._phase == "sample":
             return [row.numpy().copy() for row in rows]
         if self._phase == "bracket":
@@ -174,9 +178,16 @@ def _not_zero(sizes: np.ndarray) -> int:
 
 
 def _within(sizes: np.ndarray, brackets: list[tuple[float, float]]) -> list[tuple[int, int, np.ndarray | None]]:
-    """For each bracket how many are above it, how many in it, and these; zeros are in none."""
-    found = []
+    """For each bracket how many are above it, how many in it, and these; zeros are in none.
+
+    Magnitudes, or with compiled loops the entries themselves.
+    """
+    found: list[tuple[int, int, np.ndarray | None]] = []
     for low, high in brackets:
+        if native.loaded():
+            outside, inside, values = native.within(sizes, low, high)
+            found.append((outside, inside, None if low == high else values))
+            continue
         above = sizes > np.float32(high)
         reaching = sizes >= np.float32(low) if low > 0 else sizes > 0
         outside = int(np.count_nonzero(above))

@@ -7,6 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from . import native
+
 #: How a sign is elected: by the sign of the weighted sum, or by the number of experts on each side.
 Election = Literal["sum", "count"]
 
@@ -73,3 +75,23 @@ def agreeing_sum(
         return total.div_(divisor.clamp_min_(float(nothing)))
     cancelled = divisor.abs().le_(_NOTHING * shaped.abs().amax(0))  # 1 where there is nothing to divide by, else 0
     return total.div_(divisor.sub_(divisor * cancelled).add_(cancelled))
+
+
+def agreed(
+    vectors: Float[Tensor, "task batch *shape"],
+    votes: Float[Tensor, "task"],
+    weights: Float[Tensor, "task"],
+    election: Election,
+    *,
+    normalize: bool,
+    scale: float = 1.0,
+) -> Float[Tensor, "batch *shape"]:
+    """scale * `agreeing_sum` of the terms w_t x_t, with the signs that `elect` finds in v_t x_t, in a compiled loop.
+
+    For what `native.takes`; the vectors are left as they are.
+    """
+    nothing = float(_NOTHING * weights.abs().amax())
+    return native.agree(
+        vectors, votes, weights, count=election == "count", normalize=normalize, nothing=nothing,
+        cancel=not float(weights.amin()) > nothing, scale=scale,
+    )  # fmt: skip

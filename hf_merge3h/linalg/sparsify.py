@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from . import native
 from .blocks import magnitudes, over_blocks
 from .precision import double
 
@@ -226,6 +227,8 @@ def keep_probabilities(
         return torch.full_like(stack, density)
     steps = torch.arange(length, device=stack.device, dtype=stack.dtype) * (2 * epsilon / (length - 1))
     by_rank = (steps + (density - epsilon)).clamp(min(_LEAST_PROBABILITY, density), 1.0)
+    if native.takes(rows):
+        return native.by_rank(rows.reshape(-1, length), by_rank).reshape(stack.shape)
     probabilities = torch.empty_like(rows).scatter_(-1, by_magnitude(rows), by_rank.expand_as(rows))
     return probabilities.reshape(stack.shape)
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from . import native
 from .low_rank import LowRank
 
 _BLOCK = 1 << 17  # entries of all tasks together that an elementwise function takes at a time on a CPU
@@ -46,6 +47,8 @@ def weighted_sum(vectors: Float[Tensor, "task *shape"], weights: Float[Tensor, "
     >>> weighted_sum(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, -1.0]))
     tensor([-2., -2.])
     """
+    if native.takes(vectors, weights):
+        return native.weighted_sum(vectors, weights)
     # `unbind` once: to iterate over a tensor costs a call of Python and a check for each row.
     (first, *vectors_left), (factor, *factors_left) = vectors.unbind(), weights.unbind()
     total = first * factor

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..linalg import native
 from ..linalg.blocks import over_blocks, squares
 from ..linalg.precision import double
 from ..linalg.select import StreamedRanks
-from ..linalg.signs import agreeing_sum, elect, weigh
+from ..linalg.signs import agreed, agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, flat, kth_largest
 from ..linalg.weighted import in_blocks, in_order
 from ..passes import Elementwise, Searched, Total
@@ -23,6 +24,8 @@ from .arithmetic import Scale
 
 def _variance(vectors: Float[Tensor, "task batch *shape"]) -> Float[Tensor, "batch *shape"]:
     """T times the variance of each entry over the experts."""
+    if native.takes(vectors):
+        return native.variances(vectors)
     first, others = vectors[0], vectors[1:]
     if not len(others):
         return torch.zeros_like(first)
@@ -63,6 +66,8 @@ def _erase(
     selected: Float[Tensor, "task batch *shape"], factors: Float[Tensor, "task batch"]
 ) -> Float[Tensor, "batch *shape"]:
     """The weighted mean of what has the elected sign."""
+    if factors.shape[1] == 1 and native.takes(selected, factors):
+        return agreed(selected, torch.ones(len(factors)), factors[:, 0], "sum", normalize=True)
     return agreeing_sum(weigh(selected, factors), factors, elect(selected, "sum"), normalize=True)
 
 

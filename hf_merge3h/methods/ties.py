@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg import native
 from ..linalg.select import StreamedRanks
-from ..linalg.signs import Election, agreeing_sum, elect, weigh
+from ..linalg.signs import Election, agreed, agreeing_sum, elect, weigh
 from ..linalg.sparsify import (
     at_least,
     below,
@@ -38,19 +39,21 @@ def merge_agreeing(
     scale: float,
     normalize: bool,
     election: Election,
+    overwrite: bool = False,
 ) -> Float[Tensor, "batch *shape"]:
-    """TIES after the trimming: elect a sign for each entry, average what agrees, scale."""
+    """TIES after the trimming: elect a sign for each entry, average what agrees, scale.
+
+    With `overwrite` the vectors may be used as scratch.
+    """
+    if native.takes(vectors, weights):
+        return agreed(vectors, weights, weights, election, normalize=normalize, scale=scale)
 
     def merge(part: Tensor) -> Tensor:
-        return _agree(weigh(part, weights), weights, scale, normalize, election)
+        terms = part.mul_(weights.reshape(-1, *[1] * (part.ndim - 1))) if overwrite else weigh(part, weights)
+        total = agreeing_sum(terms, weights, elect(terms, election), normalize=normalize)
+        return total if scale == 1 else total * scale
 
     return in_blocks(merge, vectors)
-
-
-def _agree(terms: Tensor, weights: Tensor, scale: float, normalize: bool, election: Election) -> Tensor:
-    """The same of terms w_t x_t, which are overwritten."""
-    total = agreeing_sum(terms, weights, elect(terms, election), normalize=normalize)
-    return total if scale == 1 else total * scale
 
 
 def trim(
@@ -127,8 +130,10 @@ def _parts(
     def after(thresholds: Sequence[float] | None) -> Parts:
         if thresholds is None:
             return Elementwise(lambda start, part: merge_agreeing(part, weights, **rest))
-        bounds, shaped = [below(threshold) for threshold in thresholds], weights.reshape(-1, 1, 1)
-        return Elementwise(lambda start, part: _agree(greater_each(part, bounds).mul_(shaped), weights, **rest))
+        bounds = [below(threshold) for threshold in thresholds]
+        return Elementwise(
+            lambda start, part: merge_agreeing(greater_each(part, bounds), weights, overwrite=True, **rest)
+        )
 
     density, n = per_expert(parameters["density"], len(weights)), math.prod(shape)
     if supplied.get("statistics") is not None or min(density) >= 1:

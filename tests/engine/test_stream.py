@@ -25,7 +25,7 @@ from hf_merge3h.engine import stream, walk
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import Progress
-from hf_merge3h.linalg import blocks
+from hf_merge3h.linalg import blocks, native
 from hf_merge3h.manifest import Manifest
 from hf_merge3h.recipes.types import ModelReference, Recipe, TensorJob
 from hf_merge3h.registry import Parts
@@ -97,6 +97,33 @@ IN_READINGS = [
     ("model_stock", {"filter_wise": True}),
     ("slerp", {"t": 0.3}),
 ]
+
+
+PLAIN = [(name, {}) for name in METHODS if get_method(name).parts is not None]
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "dtype"),
+    [
+        *((*each, torch.bfloat16) for each in (*PLAIN, *IN_READINGS)),
+        *(("sce", {"select_topk": 0.5}, dtype) for dtype in (torch.float32, torch.float16)),
+    ],
+    ids=str,
+)
+def test_compiled_loops_give_the_same_bits(
+    method: str, parameters: dict[str, Any], dtype: torch.dtype, tmp_path: Path, monkeypatch: Any
+) -> None:
+    family(tmp_path, dtype=dtype)
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    monkeypatch.setattr(walk, "PIECE", 300)
+    made = recipe(tmp_path, method, ("e1", "e2", "e3")[: expert_count(method)], parameters=parameters)
+    for name, loops in (("compiled", native._found()), ("plain", None)):
+        monkeypatch.setattr(native, "_kernels", loops)
+        run(made, tmp_path / name)
+    compiled, plain = weights(tmp_path / "compiled"), weights(tmp_path / "plain")
+    assert compiled.keys() == plain.keys()
+    for name, tensor in plain.items():
+        assert torch.equal(compiled[name], tensor), name
 
 
 @pytest.mark.parametrize(("method", "parameters"), IN_READINGS, ids=str)

@@ -1,0 +1,217 @@
+"""Compiled loops for the CPU, where numba is installed (extra `fast`): the same bits, in a fraction of the time.
+
+An operation of torch reads and writes all of its entries; what a method does with a block are ten or twenty of them.
+A compiled loop does them in one. Importing numba takes half a second, so a merge asks for it (`load`) where there is
+enough to do; the functions that have such a loop ask `takes` whether to use it. Which way was taken does not show in
+the result: entries are computed by the same operations in the same order, and sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+_WORTH_IT = 1 << 24  # entries of a merge from which on numba's import is paid back
+_kernels: ModuleType | None = None
+
+
+def load(entries: int) -> bool:
+    """Use compiled loops from now on, if a merge of so many entries is worth it; whether they are used.
+
+    The first use on a machine compiles them (some ten seconds in all), later ones find them in numba's cache.
+    """
+    global _kernels
+    if _kernels is None and entries >= _WORTH_IT:
+        _kernels = _found()
+    return _kernels is not None
+
+
+@functools.cache
+def _found() -> ModuleType | None:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    kernels = importlib.import_module(".kernels", __package__)
+    kernels.magnitudes(np.zeros(1, np.float32))  # numba's own start, which forked workers then need not repeat
+    return kernels
+
+
+def loaded() -> bool:
+    """Whether compiled loops are used."""
+    return _kernels is not None
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether compiled loops are used and can have these: float32, on the CPU, contiguous."""
+    return _kernels is not None and all(
+        each.device.type == "cpu" and each.dtype == torch.float32 and each.is_contiguous() for each in tensors
+    )
+
+
+def _loops() -> ModuleType:
+    assert _kernels is not None, "ask `takes` first"
+    return _kernels
+
+
+def _rows(stack: Float[Tensor, "task *shape"]) -> np.ndarray:
+    """[task, entries]"""
+    return stack.detach().reshape(len(stack), -1).numpy()
+
+
+class Reader:
+    """Reads blocks of flat tensors as float32, less a base's where there is one.
+
+    Its arrays are made once: of a block of 65,536 entries they would take as long as the loops themselves.
+
+    Args:
+        flat: bfloat16 or float32, on the CPU, contiguous (`reads`).
+        base: another one, or None.
+        subtract: whether to take the base from the others.
+    """
+
+    def __init__(self, flat: Sequence[Tensor], base: Tensor | None, *, subtract: bool) -> None:
+        self._sources = [_bits(each) for each in flat]
+        self._base = None if base is None else _bits(base)
+        self._subtract = subtract
+        self._size = -1
+
+    @staticmethod
+    def reads(tensors: Sequence[Tensor]) -> bool:
+        """Whether compiled loops are used and can have these."""
+        return _kernels is not None and all(
+            each.dtype in (torch.bfloat16, torch.float32) and each.device.type == "cpu" and each.is_contiguous()
+            for each in tensors
+        )
+
+    def __call__(self, start: int, size: int) -> tuple[Float[Tensor, "task 1 n"], Float[Tensor, "n"] | None, bool]:
+        """A block, the base's, and whether all that was read is finite; the next call overwrites them."""
+        loops = _loops()
+        if size != self._size:
+            self._size = size
+            self._stack, self._origin = torch.empty(len(self._sources), 1, size), torch.empty(size)
+            self._rows = self._stack[:, 0].numpy()
+            self._targets = list(self._rows.view(np.uint32))
+            self._under = self._origin.numpy()
+        finite = True
+        for source, target in zip(self._sources, self._targets, strict=True):
+            finite &= loops.widen(source[start : start + size], target)
+        if self._base is None:
+            return self._stack, None, bool(finite)
+        finite &= loops.widen(self._base[start : start + size], self._under.view(np.uint32))
+        if self._subtract:
+            loops.subtract(self._rows, self._under)
+        return self._stack, self._origin, bool(finite)
+
+
+def _bits(flat: Tensor) -> np.ndarray:
+    """The bit patterns: uint16 or uint32."""
+    short = flat.dtype == torch.bfloat16
+    return flat.view(torch.int16 if short else torch.int32).numpy().view(np.uint16 if short else np.uint32)
+
+
+def narrow(merged: Float[Tensor, "n"], base: Float[Tensor, "n"] | None, target: Tensor) -> bool:
+    """Write merged + base, rounded to the target's bfloat16; whether all of it is finite."""
+    origin = np.empty(0, np.float32) if base is None else base.numpy()
+    return bool(_loops().narrow(merged.numpy(), origin, target.view(torch.int16).numpy().view(np.uint16)))
+
+
+def weighted_sum(vectors: Float[Tensor, "task *shape"], weights: Float[Tensor, "task"]) -> Float[Tensor, "*shape"]:
+    """sum_t w_t x_t, tasks in order."""
+    total = torch.empty_like(vectors[0])
+    _loops().weighted_sum(_rows(vectors), weights.numpy(), total.reshape(-1).numpy())
+    return total
+
+
+def uniform(key: int, start: int, target: Float[Tensor, "n"]) -> None:
+    """Numbers in [0, 1): the upper 24 bits of SplitMix64's outputs from `start` on."""
+    _loops().uniform(_unsigned(key), np.uint64(start), target.numpy())
+
+
+def bernoulli(key: int, start: int, limit: int, target: Tensor) -> None:
+    """True where SplitMix64's outputs from `start` on are less than `limit`."""
+    _loops().bernoulli(_unsigned(key), np.uint64(start), np.uint64(limit), target.numpy())
+
+
+def _unsigned(key: int) -> np.uint64:
+    return np.uint64(key % (1 << 64))
+
+
+def agree(
+    vectors: Float[Tensor, "task *shape"],
+    votes: Float[Tensor, "task"],
+    weights: Float[Tensor, "task"],
+    *,
+    count: bool,
+    normalize: bool,
+    nothing: float,
+    cancel: bool,
+    scale: float,
+) -> Float[Tensor, "*shape"]:
+    """`signs.agreeing_sum` of the terms w_t x_t for the signs that v_t x_t elect, times `scale`.
+
+    Args:
+        vectors: task vectors; they are left as they are.
+        votes: with what each expert votes.
+        weights: with what it counts.
+        count: elect by the number of experts on each side, not by the sum.
+        normalize: divide by the weights that agree.
+        nothing: weights that add up to no more cancel.
+        cancel: whether they can: not where all of them are greater than that.
+        scale: factor of the result.
+    """
+    total = torch.empty_like(vectors[0])
+    bound = np.float32(-nothing if cancel else nothing)
+    _loops().agree(
+        _rows(vectors), votes.numpy(), weights.numpy(), count, normalize, bound, np.float32(scale),
+        total.reshape(-1).numpy(),
+    )  # fmt: skip
+    return total
+
+
+def magnitudes(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
+    """Sums of magnitudes."""
+    return torch.tensor([_loops().magnitudes(row.numpy()) for row in rows], dtype=torch.float64)
+
+
+def squares(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
+    """Sums of squares."""
+    return torch.tensor([_loops().product(row.numpy(), row.numpy()) for row in rows], dtype=torch.float64)
+
+
+def gram(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task task"]:
+    """Inner products."""
+    arrays = [row.numpy() for row in rows]
+    found = np.empty((len(arrays), len(arrays)))
+    for place, one in enumerate(arrays):
+        for other in range(place + 1):
+            found[place, other] = found[other, place] = _loops().product(one, arrays[other])
+    return torch.from_numpy(found)
+
+
+def within(values: np.ndarray, low: float, high: float) -> tuple[int, int, np.ndarray]:
+    """How many magnitudes exceed `high`, how many others reach `low` without being 0, and these if they differ."""
+    chosen = np.empty(len(values), np.float32)
+    least = max(np.float32(low), np.nextafter(np.float32(0), np.float32(1)))
+    above, inside = _loops().within(values, least, np.float32(high), chosen)
+    return above, inside, chosen[:inside].copy()
+
+
+def variances(vectors: Float[Tensor, "task *shape"]) -> Float[Tensor, "*shape"]:
+    """The number of tasks times the variance over them, entry by entry."""
+    total = torch.empty_like(vectors[0])
+    _loops().variances(_rows(vectors), np.float32(1.0 / len(vectors)), total.reshape(-1).numpy())
+    return total
+
+
+def by_rank(rows: Float[Tensor, "row n"], values: Float[Tensor, "n"]) -> Float[Tensor, "row n"]:
+    """For each entry the value at its rank, which is that of its magnitude in its row; equal ones in order."""
+    target = torch.empty_like(rows)
+    _loops().by_rank(rows.numpy().view(np.uint32), values.numpy(), target.numpy())
+    return target

@@ -1,0 +1,168 @@
+"""Compiled loops give the bits of torch's operations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hf_merge3h import get_method
+from hf_merge3h.linalg import blocks, native, random, select, signs, sparsify, weighted
+from hf_merge3h.methods import selection, ties
+
+SIZES = (1, 15, 4097, 70_001)
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
+    """Something done with compiled loops, and without."""
+
+    def run(action: Callable[[], Any]) -> tuple[Any, Any]:
+        monkeypatch.setattr(native, "_kernels", native._found())
+        assert native.loaded()
+        compiled = action()
+        monkeypatch.setattr(native, "_kernels", None)
+        return compiled, action()
+
+    return run
+
+
+def vectors(size: int, tasks: int = 3, seed: int = 0) -> Tensor:
+    """Entries of all signs and sizes, with zeros of both signs, equal magnitudes, tiny and huge ones."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(tasks, 1, size, generator=generator)
+    found[torch.rand(found.shape, generator=generator) < 0.2] = 0.0
+    found[torch.rand(found.shape, generator=generator) < 0.1] = -0.0
+    found[torch.rand(found.shape, generator=generator) < 0.1] = 0.5
+    found[torch.rand(found.shape, generator=generator) < 0.1] = -0.5
+    found[..., : size // 9] *= 1e-41
+    found[..., size // 9 : size // 7] *= 1e30
+    return found
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """The same bits, but for the sign of a zero, which no sum with a base shows."""
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_and_elections(size: int, both: Any) -> None:
+    stack = vectors(size)
+    for weights in (torch.tensor([0.5, 0.25, 1.5]), torch.tensor([1.0, -0.5, 0.0]), torch.tensor([1.0, -1.0, 1e-9])):
+        assert same(*both(lambda w=weights: weighted.weighted_sum(stack, w)))
+        for election in ("sum", "count"):
+            for normalize in (True, False):
+                options = {"election": election, "normalize": normalize, "scale": 0.7}
+                assert same(*both(lambda w=weights, o=options: ties.merge_agreeing(stack, w, **o)))
+    assert same(*both(lambda: selection._variance(stack)))
+    factors = torch.tensor([[0.2], [0.5], [0.3]])
+    assert same(*both(lambda: selection._erase(stack, factors)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_draws(size: int, both: Any) -> None:
+    keys = random.mask_keys(3, ["a", "b"], ["w"])
+    assert same(*both(lambda: random.uniform(keys, size, start=11)))
+    for probability in (0.0, 1e-3, 0.5, 1 - 2.0**-24):
+        assert same(*both(lambda p=probability: random.bernoulli(keys, p, (size,), start=5)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_float64_sums_to_their_rounding(size: int, both: Any) -> None:
+    stack = vectors(size)
+    for measure in (blocks.squares, blocks.magnitudes, blocks.gram_of_block):
+        compiled, plain = both(lambda m=measure: m(stack))
+        assert compiled.dtype == torch.float64
+        assert torch.allclose(compiled, plain, rtol=1e-13, atol=0)
+        assert torch.equal(compiled.float(), plain.float())
+
+
+@pytest.mark.parametrize("low_bits", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (7, 1500), (2, 40_000)])
+def test_ranks(shape: tuple[int, int], low_bits: bool, both: Any) -> None:
+    rows = vectors(math.prod(shape), tasks=1)[0].reshape(1, *shape)
+    rows = rows if low_bits else rows.bfloat16().float()
+    assert same(*both(lambda: sparsify.keep_probabilities(rows, 0.5, 0.2)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_thresholds_of_a_reading(size: int, both: Any) -> None:
+    sizes = vectors(size, tasks=1)[0, 0].abs().numpy()
+    for low, high in ((0.3, 0.9), (0.5, 0.5), (0.0, 0.4), (1.0, math.inf), (0.0, 0.0)):
+        bounds = [(float(np.float32(low)), float(np.float32(high)))]
+        (compiled,), (plain,) = both(lambda b=bounds: select._within(sizes, b))
+        assert compiled[:2] == plain[:2]
+        if low != high:
+            assert np.array_equal(compiled[2], plain[2])
+
+
+def test_a_bound_that_most_entries_share(both: Any) -> None:
+    stack = torch.full((2, 1, 9000), 0.25)
+    stack[1, 0, ::3] = -0.5
+
+    def find() -> list[list[float]]:
+        ranks = select.StreamedRanks([(10,), (3001,)], 9000)
+        while (stride := ranks.stride()) is not None:
+            ranks.add(ranks.look(0, stack[..., ::stride]))
+        return ranks.found
+
+    compiled, plain = both(find)
+    assert compiled == plain == [[0.25], [0.25]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", SIZES)
+def test_reading_and_writing(size: int, dtype: torch.dtype, both: Any) -> None:
+    flat, base = [each[0].to(dtype) for each in vectors(size, 2)], vectors(size, 1, seed=1)[0, 0].to(dtype)
+    native.load(1 << 30)
+    for subtract in (True, False):
+        stack, origin, finite = native.Reader(flat, base, subtract=subtract)(0, size)
+        assert finite
+        assert origin is not None
+        assert torch.equal(origin, base.float())
+        wanted = torch.stack([each.float() - base.float() if subtract else each.float() for each in flat])
+        assert torch.equal(stack[:, 0], wanted)
+    target = torch.empty(size, dtype=torch.bfloat16)
+    merged = vectors(size, 1, seed=2)[0, 0]
+    assert native.narrow(merged, base.float(), target)
+    assert torch.equal(target.view(torch.int16), (merged + base.float()).bfloat16().view(torch.int16))
+    assert native.narrow(merged, None, target)
+    assert torch.equal(target.view(torch.int16), merged.bfloat16().view(torch.int16))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_seen(value: float, both: Any) -> None:
+    native.load(1 << 30)
+    for dtype in (torch.bfloat16, torch.float32):
+        fine, broken = torch.ones(5000, dtype=dtype), torch.ones(5000, dtype=dtype)
+        broken[4321] = value
+        assert native.Reader([fine, fine], fine, subtract=True)(0, 5000)[2]
+        for flat, base in (([fine, broken], fine), ([fine, fine], broken)):
+            assert not native.Reader(flat, base, subtract=True)(0, 5000)[2]
+    target, number = torch.empty(3, dtype=torch.bfloat16), torch.tensor([1.0, value, 1.0])
+    assert not native.narrow(number, None, target)
+    assert not native.narrow(torch.full((3,), 3.4e38), None, target)  # finite, and too large for bfloat16
+    every_bit = torch.tensor([0x7FFFFFFF, 1, 1], dtype=torch.int32).view(
+        torch.float32
+    )  # a NaN that rounding would wrap
+    assert not native.narrow(every_bit, None, target)
+
+
+def test_small_merges_do_not_import_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_kernels", None)
+    monkeypatch.setattr(native, "_found", lambda: pytest.fail("asked for numba"))
+    assert not native.load((1 << 24) - 1)
+
+
+def test_without_numba_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_kernels", None)
+    monkeypatch.setattr(native, "_found", lambda: None)
+    assert not native.load(1 << 30)
+    stack = vectors(100)
+    assert not native.takes(stack)
+    assert torch.equal(get_method("task_arithmetic")(stack[:, 0], [1, 1, 1]), signs._total(stack[:, 0]))
