@@ -25,7 +25,11 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on the first call, or take what an earlier process compiled; of a function that a test wraps, itself."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(inspect.unwrap(function))
+    plain, options = inspect.unwrap(function), {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(plain)
+    except RuntimeError:  # this user can write neither beside this file nor into a cache folder: compile each time
+        return numba.njit(**options)(plain)
 
 
 @kernel

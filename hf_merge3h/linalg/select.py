@@ -174,7 +174,7 @@ def _bracket(sample: np.ndarray, share: float, doubt: float = 0.0) -> tuple[floa
 
 
 def _not_zero(sizes: np.ndarray) -> int:
-    return int(np.count_nonzero(sizes > 0))
+    return int(np.count_nonzero(sizes))
 
 
 def _within(sizes: np.ndarray, brackets: list[tuple[float, float]]) -> list[tuple[int, int, np.ndarray | None]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_merge3h.linalg import select
+from hf_merge3h.linalg import native, select
 from hf_merge3h.linalg.select import StreamedRanks
 
 CASES = {
@@ -18,6 +18,12 @@ CASES = {
     "periodic": lambda n: (torch.arange(n) % 61 == 0).float() * 5 + torch.rand(n),
     "heavy": lambda n: torch.randn(n) ** 9,
 }
+
+
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds with compiled loops and without."""
+    monkeypatch.setattr(native, "_kernels", native._found() if request.param == "compiled" else None)
 
 
 def streamed(vectors: torch.Tensor, ranks: Any, part: int = 1000) -> list[list[float]]:
