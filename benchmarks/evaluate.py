@@ -76,13 +76,13 @@ def main():
         options.model = base_model_path()
     task = chosen.tasks["strongreject"]
     items = select(make_items(task, load(task, chosen).records), options.limit, 0)
-    real = asking._Run._ask_one
+    real = asking._Run._ask_all
 
     def watched(*arguments):
         _, wall, cpu = timed(lambda: real(*arguments))
         spent.append((wall, cpu))
 
-    asking._Run._ask_one = watched
+    asking._Run._ask_all = watched
     with opened("base", options.model, device="cpu") as model:
         prompts = [prompt_text(task, ask(task, item), model) for item in items]
         for turn in range(options.repeats):

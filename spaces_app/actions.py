@@ -166,7 +166,9 @@ def evaluate(visit: Visit, made: Merge, teller: Teller) -> Merge:
     """
     asked = speakers(made)
     try:
-        found = dict(measuring.measure(asked, VOICES.alone, teller.tell))
+        measuring.check(asked)
+        with VOICES.sources(asked) as models:
+            found = dict(measuring.measure(asked, models, teller.tell))
     except (MergeError, OSError, ValueError) as error:
         text = " ".join(places.named(str(error)).split())[:300]
         raise RefusedError(

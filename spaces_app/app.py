@@ -15,6 +15,8 @@ from typing import Any
 if "GRADIO_TEMP_DIR" not in os.environ:  # before gradio is imported: files of visits lie there, and go with the process
     os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="merge3h-space-")
     atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+# before torch is imported: on cores that others use too, threads that spin while they wait take up to ten times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

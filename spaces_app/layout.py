@@ -95,7 +95,7 @@ def _models(parts: dict[str, Any], form: Form) -> None:
             )
             parts["kind"] = gr.Radio(
                 [("adapters (LoRA)", "adapters"), ("whole models", "models")],
-                value=form.kind, label="The experts are", scale=2,
+                value=form.kind, label="The experts are", scale=2, elem_id="kind",
             )  # fmt: skip
         parts["rows"] = []
         for number, expert in enumerate(editing.rows_of(form), start=1):
@@ -153,7 +153,7 @@ def _recipe(parts: dict[str, Any], form: Form, text: str, data: dict[str, Any]) 
                 wrap_lines=True, buttons=["copy", "download"],
             )  # fmt: skip
             parts["state"] = gr.HTML(views.recipe_state((), text, ()))
-            parts["share"] = gr.Button("Link to this recipe", size="sm")
+            parts["share"] = gr.Button("Link to this recipe", size="sm", elem_id="share")
             parts["link"] = gr.HTML("", elem_id="link")
 
 
@@ -172,7 +172,10 @@ def _look_and_chat(parts: dict[str, Any]) -> None:
     with _part(5, "What the merge did to the weights, and, if you ask, to the answers."):
         parts["chooser"] = gr.Radio([], label="Which merge", visible=False)
         with gr.Row():
-            parts["evaluate"] = gr.Button("Quick evaluation (at most 2 minutes)", elem_id="evaluate")
+            parts["evaluate"] = gr.Button("Quick evaluation (at most 2 minutes)", scale=3, elem_id="evaluate")
+            parts["stop_evaluation"] = gr.Button(
+                "Cancel", variant="stop", interactive=False, min_width=90, elem_id="stop-evaluation"
+            )
         parts["evaluated"] = gr.HTML("", elem_id="evaluated")
         parts["look"] = gr.HTML(views.look(None), elem_id="look")
     with _part(6, "Ask the base, every expert and the merged model the same question; the answers are greedy."):
@@ -198,6 +201,9 @@ def _compare(parts: dict[str, Any]) -> None:
             parts["sweep_over"] = gr.Dropdown([], label="Sweep over", min_width=150)
             parts["sweep_values"] = gr.Textbox("0.5, 1, 1.5", label="Values, at most 5", min_width=150)
             parts["sweep"] = gr.Button("Sweep", min_width=120, elem_id="sweep")
+            parts["stop_sweep"] = gr.Button(
+                "Cancel", variant="stop", interactive=False, min_width=90, elem_id="stop-sweep"
+            )
         parts["swept"] = gr.HTML("", elem_id="swept", min_height=40)
     with _part(
         8, "What a reader of the model has to know, the files, and what makes them again. Deleted when you leave."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ SCORING = 5
 #: Of the suite 3h-offline: at least one for each H, and those that write the shortest answers.
 DATASETS = ("instructions", "truthfulqa", "strongreject", "safe_lookalikes")
 MOST = 24  # questions a data set
+SHORT = {"strongreject": 24, "safe_lookalikes": 24}  # tokens of an answer, in which a refusal shows
 H = ("helpfulness", "honesty", "harmlessness")
 
 
-def sources(speakers: Sequence[Speaker], opened: Callable[[Speaker], Any]) -> dict[str, Any]:
-    """What the library is to evaluate: name -> a function that opens the model when its turn comes.
+def check(speakers: Sequence[Speaker]) -> None:
+    """Refuse what cannot be asked, before anything is loaded.
 
     Raises:
         ValueError: a model that is too large to answer here.
@@ -32,12 +32,11 @@ def sources(speakers: Sequence[Speaker], opened: Callable[[Speaker], Any]) -> di
         weights = places.weights_of(speaker.model)
         if weights > MOST_SPOKEN:
             raise ValueError(f"{places.size(weights)} of weights are too much to ask questions here")
-    return {speaker.label: functools.partial(opened, speaker) for speaker in speakers}
 
 
 def measure(
     speakers: Sequence[Speaker],
-    opened: Callable[[Speaker], Any],
+    models: Mapping[str, Any],
     tell: Callable[[float, str], None],
     *,
     seconds: float = SECONDS,
@@ -46,7 +45,7 @@ def measure(
 
     Args:
         speakers: base, experts and `merged`.
-        opened: gives the model that a speaker is.
+        models: label -> what the library is to evaluate.
         tell: told a share of one, and what is being done; what it raises ends the evaluation.
         seconds: that it may take.
 
@@ -55,11 +54,12 @@ def measure(
     """
     folders = [places.place(each.adapter or each.model) for each in speakers]
     report = hf_merge3h.evaluate_3h(
-        sources(speakers, opened),
+        models,
         "3h-offline",
         limit=MOST,
         max_seconds=max(1.0, seconds - SCORING),
         datasets=DATASETS,
+        shorten={name: tokens for name, tokens in SHORT.items() if name in DATASETS},
         roles={each.label: each.label for each in speakers if each.label in H},
         leave_out=[folder for folder in folders if Path(folder).is_dir()],
         skip_unreachable=True,

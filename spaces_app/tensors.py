@@ -56,9 +56,9 @@ class Teller:
         """Show a share of one, and a text.
 
         Raises:
-            CancelledError: the file is there.
+            CancelledError: the file is there, or its folder is gone with its visit.
         """
-        if self.stop.exists():
+        if self.stop.exists() or not self.stop.parent.is_dir():
             raise CancelledError
         self.say(share, text)
 

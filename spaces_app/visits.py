@@ -70,6 +70,10 @@ class Visit:
         """A file that asks the running merge to stop: a worker in another process sees it too."""
         return self.folder / "stop"
 
+    def stop_of(self, work: str) -> Path:
+        """The same for other work of a visit: a sweep waits beside a merge, an evaluation runs beside it."""
+        return self.folder / f"stop-{work}"
+
     def keep(self, merge: Merge) -> Merge | None:
         """Keep a merge; the oldest one goes where there are more than a visit keeps, and is returned."""
         self.merges.append(merge)
@@ -121,7 +125,7 @@ class Visits:
             visit = self._visits.pop(key or "", None)
         if visit is not None:
             visit.closed = True
-            visit.stop.touch()  # a merge that still runs sees it and stops
+            visit.stop.touch()  # what still runs sees it, or that the folder is gone, and stops
             for tell in self.on_close:
                 tell(visit)
             visit.merges.clear()

@@ -6,10 +6,12 @@ One prompt is answered by all adapters of a base in one batch, token by token, s
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ MOST_TOKENS = 160
 MOST_CHARACTERS = 2000
 #: Bytes of weights of a model that may be loaded to speak.
 MOST_SPOKEN = int(float(os.environ.get("SPACE_CHAT_GB", "4")) * 1e9)
+NO_ADAPTER = "__base__"  # peft's own word for what is under the adapters
 _KEPT_MODELS = 2
 _KEPT_ADAPTERS = 12
 
@@ -46,11 +49,12 @@ class Voices:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: OrderedDict[str, _Loaded] = OrderedDict()
+        self._gone: list[str] = []  # folders of visits that ended, whose models are forgotten when nobody speaks
         self.loads = 0
 
     def warm(self) -> None:
         """Load the shipped base, so that the first visitor does not wait for it."""
-        with self._lock:
+        with self._mine():
             self._model(places.demo.BASE_MODEL_ID)
 
     def answers(self, speakers: Sequence[Speaker], prompt: str, tokens: int) -> Iterator[dict[str, str]]:
@@ -64,20 +68,32 @@ class Voices:
         for speaker in speakers:
             groups.setdefault(speaker.model, []).append(speaker)
         for name, group in groups.items():
-            with self._lock:
+            with self._mine():
                 loaded = self._model(name)
                 names = [self._adapter(loaded, speaker.adapter) for speaker in group]
                 for texts in _batch(loaded, names, prompt, tokens):
                     said.update(zip((speaker.label for speaker in group), texts, strict=True))
                     yield dict(said)
 
-    def alone(self, speaker: Speaker) -> Any:
-        """A model of its own that speaks as one of them: it is changed by nothing that others do meanwhile.
+    @contextmanager
+    def sources(self, speakers: Sequence[Speaker]) -> Iterator[dict[str, Any]]:
+        """What the library can evaluate, by label. Adapters of one base are what chats ask, and nobody else speaks or
+        is forgotten until the block ends; whole models are functions that open one when its turn comes.
 
         Raises:
             OSError, ValueError: a model cannot be loaded, or is too large.
         """
-        with self._lock, places.BUILDING:
+        if len({speaker.model for speaker in speakers}) > 1:
+            yield {speaker.label: functools.partial(self._alone, speaker) for speaker in speakers}
+            return
+        with self._mine():
+            loaded = self._model(speakers[0].model)
+            names = {speaker.label: self._adapter(loaded, speaker.adapter) for speaker in speakers}
+            yield {label: (loaded.model, None if name == NO_ADAPTER else name) for label, name in names.items()}
+
+    def _alone(self, speaker: Speaker) -> Any:
+        """A model of its own that speaks as one of them: it is changed by nothing that others do meanwhile."""
+        with self._mine(), places.BUILDING:
             loaded = self._model(speaker.model)
             name = self._adapter(loaded, speaker.adapter)
             if not hasattr(loaded.model, "peft_config"):
@@ -89,13 +105,28 @@ class Voices:
             return copied.merge_and_unload()
 
     def forget(self, folder: Path) -> None:
-        """Forget all that was loaded from a visit's folder."""
+        """Forget all that was loaded from a visit's folder; as soon as nobody speaks, which is not waited for."""
+        self._gone.append(str(folder))
+        self._clear()
+
+    @contextmanager
+    def _mine(self) -> Iterator[None]:
+        """One at a time may use the models."""
         with self._lock:
-            for name in [each for each in self._models if each.startswith(str(folder))]:
-                del self._models[name]
-            for loaded in self._models.values():
-                for source in [each for each in loaded.adapters if each.startswith(str(folder))]:
-                    loaded.model.delete_adapter(loaded.adapters.pop(source))
+            yield
+        self._clear()
+
+    def _clear(self) -> None:
+        while self._gone and self._lock.acquire(blocking=False):  # who holds it clears when it is done
+            try:
+                folder = self._gone.pop() if self._gone else None
+                for name in [each for each in self._models if folder and each.startswith(folder)]:
+                    del self._models[name]
+                for loaded in self._models.values():
+                    for source in [each for each in loaded.adapters if folder and each.startswith(folder)]:
+                        loaded.model.delete_adapter(loaded.adapters.pop(source))
+            finally:
+                self._lock.release()
 
     def _model(self, name: str) -> _Loaded:
         if name in self._models:
@@ -109,9 +140,9 @@ class Voices:
         return self._models[name]
 
     def _adapter(self, loaded: _Loaded, source: str | None) -> str:
-        """The name of an adapter on a model, loaded if it is not there yet; peft's own word for none."""
+        """The name of an adapter on a model, loaded if it is not there yet."""
         if source is None:
-            return "__base__"
+            return NO_ADAPTER
         from peft import PeftModel
 
         if source not in loaded.adapters:
@@ -165,7 +196,7 @@ def _batch(loaded: _Loaded, adapters: Sequence[str], prompt: str, tokens: int) -
     import torch
 
     ids = _prompt_ids(loaded.tokenizer, prompt).to(loaded.model.device).expand(len(adapters), -1)
-    plain = set(adapters) == {"__base__"} and not loaded.adapters
+    plain = set(adapters) == {NO_ADAPTER} and not loaded.adapters
     extra: dict[str, Any] = {} if plain else {"adapter_names": list(adapters)}
     stop = _stop_ids(loaded)
     said: list[list[int]] = [[] for _ in adapters]

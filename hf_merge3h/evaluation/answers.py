@@ -25,6 +25,8 @@ _MARKS = re.compile(r"<<[^<>]*>>")  # GSM8K's calculator marks, which no model i
 class Answerer(Protocol):
     """Gives rows `{"id", "answers"}`, `{"id", "log_likelihoods"}` or `{"id", "log_likelihood", "tokens"}`.
 
+    Most answer for one model; one that answers for several gives the rows of each, in one order.
+
     Attributes:
         alone: an item's answer does not depend on what it is asked together with, so only what is missing is asked
             again.
@@ -33,8 +35,8 @@ class Answerer(Protocol):
     alone: bool
 
     @property
-    def identity(self) -> str:
-        """Which model it is: answers of one identity are not mixed with another's."""
+    def identities(self) -> Sequence[str]:
+        """Which models they are: answers of one identity are not mixed with another's."""
 
     def refuses(self, task: Task) -> str:
         """Why it cannot do a task; "" where it can."""
@@ -42,8 +44,8 @@ class Answerer(Protocol):
     def parts(self, task: Task, items: Sequence[Item]) -> list[list[Item]]:
         """Items as they are asked together: the same parts for the same items, whatever was done before."""
 
-    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
-        """Answers to one part, as they come: what came before an error is not lost.
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[list[Row]]]:
+        """Answers of each model to one part, as they come: what came before an error is not lost.
 
         Raises:
             OutOfTimeError: the time is up.
@@ -51,13 +53,13 @@ class Answerer(Protocol):
 
 
 class ModelAnswerer:
-    """A model in this process."""
+    """A model in this process, or several that are asked in one batch."""
 
     alone = False  # the padding of its batch may move the last bits of a float
 
     def __init__(self, opened: Opened, batching: Batching, seed: int) -> None:
         self.opened, self.batching, self.seed = opened, batching, seed
-        self.identity = opened.identity
+        self.identities = opened.identities
         self._size = batching.size
 
     def refuses(self, task: Task) -> str:
@@ -73,10 +75,11 @@ class ModelAnswerer:
         ]
         return [[items[index] for index in batch] for batch in batches(lengths, size)]
 
-    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[list[Row]]]:
         """Answers or log-likelihoods of a batch; halves it where memory does not do."""
         if task.form == "choices":
-            yield [self._choices(task, item) for item in part]
+            found = [self._choices(task, item) for item in part]
+            yield [list(rows) for rows in zip(*found, strict=True)]
         elif task.form == "likelihood":
             yield from self.batching.run(part, lambda items: self._likelihoods(task, items))
         else:
@@ -85,19 +88,20 @@ class ModelAnswerer:
     def _prompt(self, task: Task, item: Item) -> str:
         return prompt_text(task, ask(task, item), self.opened)
 
-    def _texts(self, task: Task, items: Sequence[Item], deadline: Deadline) -> list[Row]:
+    def _texts(self, task: Task, items: Sequence[Item], deadline: Deadline) -> list[list[Row]]:
         prompts = [encode(self.opened, self._prompt(task, item)) for item in items]
         digest = hashlib.sha256(f"{self.seed}:{items[0].id}".encode()).digest()
         found = answers(self.opened, task, prompts, int.from_bytes(digest[:4], "big"), deadline)
-        return [{"id": item.id, "answers": texts} for item, texts in zip(items, found, strict=True)]
+        return [[{"id": item.id, "answers": said} for item, said in zip(items, texts, strict=True)] for texts in found]
 
-    def _choices(self, task: Task, item: Item) -> Row:
-        def scored(sizes: Sequence[int]) -> list[float]:
+    def _choices(self, task: Task, item: Item) -> list[Row]:
+        def scored(sizes: Sequence[int]) -> list[list[float]]:
             return choice_scores(self.opened, self._prompt(task, item), item.choices, min(self.batching.size, 64))
 
-        return {"id": item.id, "log_likelihoods": next(self.batching.run([len(item.choices)], scored))}
+        found = next(self.batching.run([len(item.choices)], scored))
+        return [{"id": item.id, "log_likelihoods": scores} for scores in found]
 
-    def _likelihoods(self, task: Task, items: Sequence[Item]) -> list[Row]:
+    def _likelihoods(self, task: Task, items: Sequence[Item]) -> list[list[Row]]:
         pairs = []
         for item in items:
             before = self._prompt(task, item)
@@ -106,8 +110,11 @@ class ModelAnswerer:
             pairs.append((start, encode(self.opened, before + ("" if self.opened.chat else " ") + gold)[len(start) :]))
         found = token_scores(self.opened, pairs)
         return [
-            {"id": item.id, "log_likelihood": float(scores.mean()), "tokens": len(scores)}
-            for item, scores in zip(items, found, strict=True)
+            [
+                {"id": item.id, "log_likelihood": float(scores.mean()), "tokens": len(scores)}
+                for item, scores in zip(items, rows, strict=True)
+            ]
+            for rows in found
         ]
 
 
@@ -123,7 +130,7 @@ class Predictions:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._found = read_file(self.path, "predictions")
-        self.identity = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+        self.identities = [hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]]
         for number, row in enumerate(self._found, 1):
             if _content(row) is None:
                 raise SourceError(
@@ -151,10 +158,10 @@ class Predictions:
         rows = self._of(task)
         return [[item for item in items if question_hash(item.question) in rows]]
 
-    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[list[Row]]]:
         """What the file says; that takes no time."""
         rows = self._of(task)
-        yield [{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]
+        yield [[{"id": item.id, **(_content(rows[question_hash(item.question)]) or {})} for item in part]]
 
 
 def _question(row: Row, task: Task) -> str | None:

@@ -55,9 +55,9 @@ class Endpoint:
             )
 
     @property
-    def identity(self) -> str:
+    def identities(self) -> list[str]:
         """Which server and model; the server may change the model without a word."""
-        return hashlib.sha256(f"{self.url} {self.model}".encode()).hexdigest()[:16]
+        return [hashlib.sha256(f"{self.url} {self.model}".encode()).hexdigest()[:16]]
 
     def refuses(self, task: Task) -> str:
         """Chat servers give no log-likelihoods of texts that are not theirs."""
@@ -67,7 +67,7 @@ class Endpoint:
         """All at once: a slow answer keeps no others waiting."""
         return [list(items)]
 
-    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[Row]]:
+    def rows(self, task: Task, part: Sequence[Item], deadline: Deadline) -> Iterator[list[list[Row]]]:
         """What the server answers, in the order in which it does.
 
         Raises:
@@ -88,7 +88,7 @@ class Endpoint:
                     for other in asked:
                         other.cancel()
                 else:
-                    yield [row]
+                    yield [[row]]
         except TimeoutError:
             raise OutOfTimeError from None
         finally:

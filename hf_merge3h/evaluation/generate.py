@@ -98,8 +98,8 @@ def encode(opened: Opened, text: str) -> list[int]:
 
 def answers(
     opened: Opened, task: Task, prompts: Sequence[Sequence[int]], seed: int, deadline: Deadline
-) -> list[list[str]]:
-    """`task.samples` answers to each prompt of one batch.
+) -> list[list[list[str]]]:
+    """`task.samples` answers of each model to each prompt of one batch.
 
     Raises:
         OutOfTimeError: the time was up before they ended: half an answer is none.
@@ -110,8 +110,10 @@ def answers(
     device = next(model.parameters()).device
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(each)) + list(each) for each in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=device)
+    rows = [*prompts] * opened.count
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    samples = task.samples if task.temperature > 0 else 1
     stops = () if opened.chat else task.stop
     options: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "pad_token_id": pad, "do_sample": False}
     if task.temperature > 0:
@@ -123,12 +125,13 @@ def answers(
         if task.temperature > 0:
             torch.manual_seed(seed)
         output = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=criteria
-        )  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=criteria,
+            **opened.named(samples * len(prompts)),
+        )  # type: ignore[operator]  # fmt: skip
     texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     texts = [_cut(text, stops) for text in texts]
-    each = task.samples if task.temperature > 0 else 1
-    return [texts[start : start + each] for start in range(0, len(texts), each)]
+    found = [texts[start : start + samples] for start in range(0, len(texts), samples)]
+    return [found[start : start + len(prompts)] for start in range(0, len(found), len(prompts))]
 
 
 def _plain_config(model: Any, options: dict[str, Any]) -> Any:

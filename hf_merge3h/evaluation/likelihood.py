@@ -23,48 +23,56 @@ def continuations(opened: Opened, prefix: str, texts: Sequence[str]) -> tuple[Id
     return before, wholes, [whole[len(before) :] for whole in wholes]
 
 
-def choice_scores(opened: Opened, prefix: str, texts: Sequence[str], size: int) -> list[float]:
-    """Sum of the log-likelihoods of each text's tokens after the prefix, `size` texts at a time.
+def choice_scores(opened: Opened, prefix: str, texts: Sequence[str], size: int) -> list[list[float]]:
+    """Of each model the sum of the log-likelihoods of each text's tokens after the prefix, `size` texts at a time.
 
     sum over tokens t of log p(t | prefix, tokens before t)
     """
     before, wholes, after = continuations(opened, prefix, texts)
     shared = all(whole[: len(before)] == before and len(whole) > len(before) for whole in wholes)
-    scores: list[float] = []
+    scores: list[list[float]] = [[] for _ in range(opened.count)]
+
+    def keep(found: Sequence[Sequence[Any]]) -> None:
+        for known, rows in zip(scores, found, strict=True):
+            known += [float(row.sum()) for row in rows]
+
     if shared and _has_plain_cache(opened.model):
-        cache, last = _prefix(opened.model, before)
+        cache, last = _prefix(opened, before)
         for start in range(0, len(after), size):
-            scores += [
-                float(row.sum()) for row in _behind(opened, cache, last, len(before), after[start : start + size])
-            ]
+            keep(_behind(opened, cache, last, len(before), after[start : start + size]))
         return scores
     pairs = [(whole[: len(before)], part) for whole, part in zip(wholes, after, strict=True)]
     for start in range(0, len(pairs), size):
-        scores += [float(row.sum()) for row in token_scores(opened, pairs[start : start + size])]
+        keep(token_scores(opened, pairs[start : start + size]))
     return scores
 
 
-def token_scores(opened: Opened, pairs: Sequence[tuple[Ids, Ids]]) -> list[Any]:
-    """Log-likelihoods of the tokens of each continuation after its own prefix: one padded batch."""
+def token_scores(opened: Opened, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[Any]]:
+    """Of each model the log-likelihoods of the tokens of each continuation after its own prefix: one padded batch."""
     import torch
 
     model, pad = opened.model, opened.tokenizer.pad_token_id
     device = next(model.parameters()).device
     rows = [(*before, *after) for before, after in pairs]
     width, longest = max(map(len, rows)), max(len(after) for _, after in pairs)
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows] * opened.count, device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows] * opened.count, device=device)
     places = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.inference_mode():
         logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=longest + 1, use_cache=False
-        ).logits
+            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=longest + 1, use_cache=False,
+            **opened.named(len(pairs)),
+        ).logits  # fmt: skip
     found = []
-    for row, (_, after) in enumerate(pairs):
+    for row, (_, after) in enumerate([*pairs] * opened.count):
         n = len(after)
         predicted = logits[row, -n - 1 : -1].float().log_softmax(-1)
         found.append(predicted.gather(1, torch.tensor(after, device=device)[:, None])[:, 0].double().cpu())
-    return found
+    return _by_model(found, len(pairs))
+
+
+def _by_model(rows: list[Any], count: int) -> list[list[Any]]:
+    return [rows[start : start + count] for start in range(0, len(rows), count)]
 
 
 def _has_plain_cache(model: Any) -> bool:
@@ -74,34 +82,38 @@ def _has_plain_cache(model: Any) -> bool:
     return not getattr(model, "_is_stateful", False) and (kinds is None or set(kinds) <= {"full_attention"})
 
 
-def _prefix(model: Any, ids: Ids) -> tuple[Any, Any]:
+def _prefix(opened: Opened, ids: Ids) -> tuple[Any, Any]:
+    """The cache of a prefix, and what each model then expects: log-probabilities, a row each."""
     import torch
 
-    device = next(model.parameters()).device
+    model: Any = opened.model
+    rows = torch.tensor([ids] * opened.count, device=next(model.parameters()).device)
     with torch.inference_mode():
-        told = model(input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=1)
-    return told.past_key_values, told.logits[0, -1].float().log_softmax(-1)
+        told = model(input_ids=rows, use_cache=True, logits_to_keep=1, **opened.named(1))
+    return told.past_key_values, told.logits[:, -1].float().log_softmax(-1)
 
 
-def _behind(opened: Opened, cache: Any, last: Any, n: int, parts: Sequence[Ids]) -> list[Any]:
+def _behind(opened: Opened, cache: Any, last: Any, n: int, parts: Sequence[Ids]) -> list[list[Any]]:
     """Scores of continuations behind one computed prefix of n tokens; padded on the right, for their starts align."""
     import torch
 
     model, pad = opened.model, opened.tokenizer.pad_token_id
     device = last.device
     width = max(map(len, parts))
-    ids = torch.tensor([[*part, *[pad] * (width - len(part))] for part in parts], device=device)
-    mask = torch.tensor([[1] * (n + len(part)) + [0] * (width - len(part)) for part in parts], device=device)
+    rows = [(voice, part) for voice in range(opened.count) for part in parts]
+    ids = torch.tensor([[*part, *[pad] * (width - len(part))] for _, part in rows], device=device)
+    mask = torch.tensor([[1] * (n + len(part)) + [0] * (width - len(part)) for _, part in rows], device=device)
     repeated = copy.deepcopy(cache)
     repeated.batch_repeat_interleave(len(parts))
-    places = torch.arange(n, n + width, device=device)[None].expand(len(parts), -1)
+    places = torch.arange(n, n + width, device=device)[None].expand(len(rows), -1)
     with torch.inference_mode():
         logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=repeated, use_cache=True
-        ).logits
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=repeated, use_cache=True,
+            **opened.named(len(parts)),
+        ).logits  # fmt: skip
     found = []
-    for row, part in enumerate(parts):
+    for row, (voice, part) in enumerate(rows):
         tokens = torch.tensor(part, device=device)
         rest = logits[row, : len(part) - 1].float().log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
-        found.append(torch.cat([last[tokens[:1]], rest]).double().cpu())
-    return found
+        found.append(torch.cat([last[voice, tokens[:1]], rest]).double().cpu())
+    return _by_model(found, len(parts))

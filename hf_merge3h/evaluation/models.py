@@ -7,7 +7,7 @@ import copy
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,25 @@ class Opened:
         model: in eval mode.
         tokenizer: padding on the left.
         chat: whether the tokenizer has a chat template.
-        identity: hash over a sample of the weights.
+        identities: hash over a sample of the weights, of each model that is asked.
+        adapters: of a PeftModel that is asked with several in one batch (None: what is under them); else none.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: bool
-    identity: str
+    identities: tuple[str, ...]
+    adapters: tuple[str | None, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many models are asked: a batch holds all rows of the first, then all of the second, and so on."""
+        return len(self.identities)
+
+    def named(self, rows: int) -> dict[str, Any]:
+        """What a batch with so many rows of each model is called with beside its tokens."""
+        names = [name or "__base__" for name in self.adapters for _ in range(rows)]
+        return {"adapter_names": names} if names else {}
 
 
 def folder_of(source: Any) -> Path | None:
@@ -99,20 +111,25 @@ def opened(
 
     place = _device(device)
     model, home = _load(name, source, base, place, dtype)
-    tokens = tokenizer if tokenizer is not None else _tokenizer(name, home)
-    tokens = copy.deepcopy(tokens)
-    tokens.padding_side = "left"
-    if tokens.pad_token_id is None:
-        tokens.pad_token = tokens.eos_token if tokens.eos_token is not None else tokens.convert_ids_to_tokens(0)
+    tokens = prepared_tokenizer(name, home, tokenizer)
     was_training = model.training
     model.eval()
     try:
-        yield Opened(model, tokens, bool(getattr(tokens, "chat_template", None)), fingerprint(model))
+        yield Opened(model, tokens, bool(getattr(tokens, "chat_template", None)), tuple(fingerprints(model)))
     finally:
         model.train(was_training)
         del model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def prepared_tokenizer(name: str, homes: list[Any], given: Any) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer that pads on the left: the one that is given, or else the first that some places have."""
+    tokens = copy.deepcopy(given if given is not None else _tokenizer(name, homes))
+    tokens.padding_side = "left"
+    if tokens.pad_token_id is None:
+        tokens.pad_token = tokens.eos_token if tokens.eos_token is not None else tokens.convert_ids_to_tokens(0)
+    return tokens
 
 
 def _device(device: str) -> str:
@@ -217,15 +234,37 @@ def _tokenizer(name: str, homes: list[Any]) -> Any:
     raise SourceError(f"models[{name!r}]: no tokenizer found for it; pass tokenizer=")
 
 
-def fingerprint(model: Any) -> str:
-    """Hash over names, shapes and up to 4096 numbers of each tensor: another merge gives another one."""
+def fingerprints(model: Any, adapters: Sequence[str | None] = ()) -> list[str]:
+    """Hashes over names, shapes and up to 4096 numbers of each tensor: another merge gives another one.
+
+    One of the model, or one for each of some adapters of a PeftModel: of the base and of that adapter alone.
+    """
+    state = sorted(model.state_dict().items())
+    if not adapters:
+        return [_digest(hashlib.sha256(), state).hexdigest()[:16]]
+    owners = {key: _adapter_of(key) for key, _ in state}
+    base = _digest(hashlib.sha256(), [(key, tensor) for key, tensor in state if owners[key] is None])
+    return [
+        _digest(base.copy(), [(key, tensor) for key, tensor in state if name is not None and owners[key] == name])
+        .hexdigest()[:16]
+        for name in adapters
+    ]  # fmt: skip
+
+
+def _adapter_of(key: str) -> str | None:
+    """Whose a tensor is, `...lora_A.NAME.weight` or `...lora_embedding_A.NAME`; None: the base's."""
+    parts = key.split(".")
+    place = next((place for place, part in enumerate(parts[:-1]) if part.startswith("lora_")), None)
+    return None if place is None else parts[place + 1]
+
+
+def _digest(digest: Any, state: Sequence[tuple[str, Any]]) -> Any:
     import torch
 
-    digest = hashlib.sha256()
     with torch.no_grad():
-        for name, tensor in sorted(model.state_dict().items()):
+        for name, tensor in state:
             flat = tensor.detach().reshape(-1)
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             step = max(1, flat.numel() // 4096)
             digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest

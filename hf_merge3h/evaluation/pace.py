@@ -12,6 +12,7 @@ from .items import Item
 from .suite import Task
 
 FIRST = 2  # items a data set of the first round, which tells how quick model and machine are
+WRITTEN = 6  # the same where models write: each step reads all weights, so six answers take hardly longer than two
 _GROWTH = 4  # how much larger than the last round one may be that rests on its speed
 _SAFE = 0.9  # the share of the time that is left which is planned with
 
@@ -50,9 +51,14 @@ class Deadline:
         if self.left <= 0:
             raise OutOfTimeError
 
-    def share(self, models: int) -> Deadline:
-        """The part of the time that the next of so many models may take: what the ones before it left is shared."""
-        return Deadline(max(0.0, self.left) / models)
+    def share(self, models: int, at_once: int = 1) -> Deadline:
+        """The part of the time that the next of so many models may take: what the ones before it left is shared.
+
+        Args:
+            models: that are not asked yet.
+            at_once: how many of them are asked together, and so take their shares together.
+        """
+        return Deadline(max(0.0, self.left) * at_once / models)
 
 
 def quick_first(tasks: Mapping[str, Task]) -> list[str]:
@@ -80,10 +86,11 @@ def parts(
         return
     speed, done, size = _Speed(), dict.fromkeys(items, 0), FIRST
     for name, found in items.items():
-        if speed.expected(name, FIRST, tokens[name]) <= max(0.0, deadline.left):
-            with speed.measured(name, len(found[:FIRST]), tokens[name], deadline):
-                yield name, found[:FIRST]
-            done[name] = len(found[:FIRST])
+        first = found[: WRITTEN if tokens[name] else FIRST]
+        if speed.expected(name, len(first), tokens[name]) <= max(0.0, deadline.left):
+            with speed.measured(name, len(first), tokens[name], deadline):
+                yield name, first
+            done[name] = len(first)
     while True:
         left = {name: len(items[name]) - count for name, count in done.items() if 0 < count < len(items[name])}
         size = min(_GROWTH * size, speed.fitting(left, tokens, _SAFE * deadline.left))

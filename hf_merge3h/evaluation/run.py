@@ -17,7 +17,7 @@ from .models import folder_of
 from .plan import Plan, Request, find_experts, judged_names, make_plan, run_facts
 from .scoring import check_judge, judge_of, score_task
 from .store import LOCK, Store, folder_name, locked, write_aside
-from .suite import Suite, Task, read_suite
+from .suite import Suite, Task, read_suite, shortened
 
 if TYPE_CHECKING:
     from .report import Report
@@ -32,6 +32,7 @@ def evaluate_3h(
     limit: int | None = None,
     max_seconds: float | None = None,
     datasets: Sequence[str] | None = None,
+    shorten: Mapping[str, int] | None = None,
     judge: Any = None,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -58,6 +59,8 @@ def evaluate_3h(
         max_seconds: stop asking after so long: how many items that makes follows from the speed, the same of all
             models; the report says what was left out. Scoring is not counted, which for rules takes seconds.
         datasets: only these of the suite.
+        shorten: data set -> tokens that an answer may have, where the suite allows more: for a quick look, as at
+            refusals, which show in a first sentence. The report's title of the data set says so.
         judge: for data sets that need one (`hf_merge3h.judges`), or a dict of metric and judge; data sets without one
             are named as not evaluated.
         out: folder of the items. Where it holds items of the same request, the run goes on from there; what has changed
@@ -85,7 +88,8 @@ def evaluate_3h(
         SourceError: a model or data set cannot be had.
     """
     request = Request(
-        _named(models), read_suite(suite), limit, judge, seed, dict(data or {}), tokenizer, device, dtype, batch_size,
+        _named(models), shortened(read_suite(suite), shorten or {}), limit, judge, seed,
+        dict(data or {}), tokenizer, device, dtype, batch_size,
         sandbox, skip_unreachable, progress, tuple(leave_out), max_seconds,
     )  # fmt: skip
     request.check(datasets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,29 @@ class Suite:
     def digest(self) -> str:
         """Hash of the file that says all this."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def shortened(suite: Suite, tokens: Mapping[str, int]) -> Suite:
+    """The suite with shorter answers to some of its data sets.
+
+    Args:
+        tokens: data set -> tokens that an answer may have.
+
+    Raises:
+        RequestError: no such data set, one that is not answered in words, or no number of tokens.
+    """
+    tasks = dict(suite.tasks)
+    for name, count in tokens.items():
+        if name not in tasks:
+            raise bad("shorten", name, f"a data set of {suite.name}", nearest(name, tasks))
+        if not tasks[name].most_tokens:
+            raise bad("shorten", name, "a data set that models answer in words", f"{name} has them choose or read")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise bad(f"shorten[{name!r}]", count, "a whole number, 1 or more")
+        if count < tasks[name].max_new_tokens:
+            title = f"{tasks[name].title}, answers of {count} tokens"
+            tasks[name] = replace(tasks[name], max_new_tokens=count, title=title)
+    return replace(suite, tasks=tasks)
 
 
 def list_suites() -> list[str]:

@@ -154,7 +154,9 @@ def test_live_models_and_adapters_are_given_back_as_they_were(suite, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert base.training
     gold = report.values["gold"]
-    assert gold["helpful"] == gold["honest"] != gold["base"] == gold["under"]
+    assert gold["base"] == gold["under"]
+    assert gold["helpful"] == pytest.approx(gold["honest"], rel=1e-5)
+    assert gold["helpful"] != pytest.approx(gold["base"], rel=1e-3)
 
 
 def test_an_adapters_folder_stands_on_the_base_that_is_given(suite, models, tmp_path):
@@ -191,9 +193,10 @@ def test_a_shared_prefix_gives_what_plain_scoring_gives(models):
 
     texts = ["yes", "no, never in my life", "x"]
     with opened("m", models["base"], device="cpu") as model:
-        shared = choice_scores(model, "Is it so? ", texts, 2)
+        (shared,) = choice_scores(model, "Is it so? ", texts, 2)
         before, _, after = continuations(model, "Is it so? ", texts)
-        plain = [float(row.sum()) for row in token_scores(model, [(before, part) for part in after])]
+        (found,) = token_scores(model, [(before, part) for part in after])
+        plain = [float(row.sum()) for row in found]
         alone = []
         for part in after:
             ids = torch.tensor([[*before, *part]])

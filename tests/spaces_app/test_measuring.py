@@ -43,11 +43,10 @@ def test_the_library_is_asked_to_keep_to_the_time(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring.hf_merge3h, "evaluate_3h", evaluate)
     monkeypatch.setattr(measuring.places, "weights_of", lambda name: 1)
     speakers = [Speaker("base", "a/b"), Speaker("honesty", "a/b", str(tmp_path)), Speaker("merged", "a/b", "c/d")]
-    told = measuring.measure(speakers, lambda one: f"opened {one.label}", lambda *said: heard.append(said), seconds=60)
+    measuring.check(speakers)
+    told = measuring.measure(speakers, {"base": 1}, lambda *said: heard.append(said), seconds=60)
     assert told == {"n": 1}
-    assert {name: opened() for name, opened in asked["models"].items()} == {
-        one.label: f"opened {one.label}" for one in speakers
-    }
+    assert asked["models"] == {"base": 1}
     assert asked["max_seconds"] + measuring.SCORING == 60
     assert (asked["suite"], asked["roles"]) == ("3h-offline", {"honesty": "honesty"})
     assert asked["leave_out"] == [str(tmp_path)]
@@ -67,7 +66,7 @@ def test_what_was_asked_and_left_out_is_told():
 
 
 def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeypatch):  # noqa: F811
-    def measure(speakers, opened, tell):
+    def measure(speakers, models, tell):
         assert [each.label for each in speakers] == ["base", *H, "merged"]
         return {**found(), "models": {"merged": str(made.folder)}}
 
@@ -119,12 +118,16 @@ def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
     monkeypatch.setattr(measuring, "MOST", 2)
     speakers = [each for each in actions.speakers(made) if each.label in ("base", "merged")]
     heard = []
-    told = measuring.measure(speakers, actions.VOICES.alone, lambda *said: heard.append(said), seconds=600)
+    with actions.VOICES.sources(speakers) as models:
+        told = measuring.measure(speakers, models, lambda *said: heard.append(said), seconds=600)
     (one,) = told["datasets"]
     assert (one["h"], one["n"], set(one["values"])) == ("harmlessness", 2, {"base", "merged"})
     assert radar.charts_of(told)
     assert "2 of Safe prompts" in measuring.told(told)
-    assert heard[-1][0] == 0.95
+    assert heard[-1] == (
+        0.95,
+        "2 models: Safe prompts that look unsafe, 40 of our own, answers of 24 tokens",
+    )  # asked in one batch
 
 
 def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
@@ -132,7 +135,7 @@ def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
 
     for speaker in actions.speakers(made)[::4]:  # base and merged
         *_, said = actions.VOICES.answers([speaker], "What is honey?", 6)
-        alone = actions.VOICES.alone(speaker)
+        alone = actions.VOICES._alone(speaker)
         assert not hasattr(alone, "peft_config")
         tokenizer = actions.VOICES._models[speaker.model].tokenizer
         ids = tokenizer.apply_chat_template(
@@ -145,13 +148,33 @@ def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
         assert text == said[speaker.label]
 
 
+def test_whole_models_are_opened_in_turn():
+    speakers = [Speaker("base", "a/b"), Speaker("honesty", "c/d")]
+    with actions.VOICES.sources(speakers) as models:
+        assert set(models) == {"base", "honesty"}
+        assert all(callable(each) for each in models.values())
+
+
+def test_nobody_is_forgotten_while_models_speak(made):  # noqa: F811
+    loaded = []
+    with actions.VOICES.sources(actions.speakers(made)) as models:
+        adapters = models["merged"][0].peft_config
+        loaded += [models["merged"][1], models["honesty"][1]]
+        actions.VOICES.forget(made.folder)  # does not wait
+        assert set(loaded) <= set(adapters)
+    assert loaded[0] not in adapters
+    assert loaded[1] in adapters
+
+
 def test_a_visitor_who_leaves_stops_the_questions(made, visit, teller, monkeypatch):  # noqa: F811
     monkeypatch.setattr(measuring.hf_merge3h, "evaluate_3h", lambda *a, progress, **k: progress(0.1, "base: x"))
     visit.merges.append(made)
-    visit.stop.touch()
+    stop = visit.stop_of("evaluation")
+    stop.touch()
     with pytest.raises(CancelledError):
-        actions.evaluate(visit, made, Teller(visit.stop))
-    visit.stop.unlink()
+        actions.evaluate(visit, made, Teller(stop))
+    with pytest.raises(CancelledError):
+        actions.evaluate(visit, made, Teller(visit.folder / "gone" / "stop"))  # as when the visit's folder is gone
     visit.merges.clear()
 
 

@@ -67,6 +67,27 @@ def ask(page: Any, tokens: int = 8) -> str:
     return page.locator("#answers").inner_text()
 
 
+#: Waits in the page itself for what a click brings: a wait from outside polls, and each poll takes a while.
+SEEN = """([press, wanted]) => new Promise((done, fail) => {
+    const start = performance.now(), seen = new Function("return " + wanted);
+    const look = () => {
+        const seconds = (performance.now() - start) / 1000;
+        if (seen()) done(seconds); else if (seconds > 30) fail(wanted); else requestAnimationFrame(look);
+    };
+    document.querySelector(press).click();
+    look();
+})"""
+RECIPE = "[...document.querySelectorAll('#yaml .cm-line')].map(each => each.innerText).join()"
+
+
+def clicks(page: Any) -> dict[str, float]:
+    """Seconds from clicks until the page shows their answer; the recipe then says what it did before."""
+    link = page.evaluate(SEEN, ["#share", "document.querySelector('#link a')"])
+    models = page.evaluate(SEEN, ["#kind input[value=models]", f"{RECIPE}.includes('model: shipped')"])
+    adapters = page.evaluate(SEEN, ["#kind input[value=adapters]", f"{RECIPE}.includes('adapters:')"])
+    return {"click: link": link, "click: form to recipe": max(models, adapters)}
+
+
 def tour(page: Any, pictures: Path | None = None, name: str = "tour") -> dict[str, float]:
     """Check, merge, look, ask, change, merge again, compare, sweep, download; seconds of each."""
     took: dict[str, float] = {}
