@@ -35,7 +35,7 @@ API = (machines.list_methods, machines.plan_merge, machines.explain_manifest)
 
 
 class OnlyTheApi:
-    """Refuses calls by name to anything but the API; the page itself calls by number, through its queue."""
+    """Refuses uploads, and calls by name to anything but the API; the page calls by number, through its queue."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -43,7 +43,9 @@ class OnlyTheApi:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """An ASGI application."""
         found = re.match(r".*/(?:call|run|api)/(?:v2/)?([^/]+)", scope.get("path", ""))
-        if scope["type"] == "http" and found and found[1] not in {"predict", *(each.__name__ for each in API)}:
+        if scope["type"] == "http" and scope.get("path", "").rstrip("/").endswith("/upload"):
+            await JSONResponse({"error": "nothing is uploaded here"}, 404)(scope, receive, send)
+        elif scope["type"] == "http" and found and found[1] not in {"predict", *(each.__name__ for each in API)}:
             message = {"error": f"not part of the API, which is {', '.join(each.__name__ for each in API)}"}
             await JSONResponse(message, 404)(scope, receive, send)
         else:

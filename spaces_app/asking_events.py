@@ -69,7 +69,8 @@ def evaluation_events(page: Page) -> None:
             raise RefusedError([Problem(None, "nothing is merged yet", "press Merge above first")])
         progress(0, desc="Fetching questions")
         measured = actions.evaluate(visit, made, Teller(visit.stop_of("evaluation"), "Evaluating"))
-        said = f"The results stand below and in the card. {actions.measuring.told(measured.manifest['evaluation'])}"
+        told = actions.measuring.told(measured.manifest["evaluation"])
+        said = f"{made.title}: the results stand among its figures and in its card. {told}"
         return [views.note(said), *chosen(visit, measured)]
 
     def failed(shown: str) -> list[Any]:

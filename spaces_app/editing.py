@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from form import MOST_EXPERTS, Expert, Form, Problem, dump, form_of, read, with_form
+from form import MOST_EXPERTS, MOST_TEXT, Expert, Form, Problem, dump, form_of, read, with_form
 
 import hf_merge3h
 from hf_merge3h import MergeError
@@ -69,7 +69,7 @@ def _raw(text: str) -> tuple[dict[str, Any], bool]:
     import yaml
 
     try:
-        if len(text) > 100_000 or "&" in text or "*" in text:
+        if len(text) > MOST_TEXT or "&" in text or "*" in text:
             return {}, True
         data = yaml.safe_load(text)
         form_of(data)

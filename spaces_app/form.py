@@ -19,6 +19,7 @@ import hf_merge3h
 from hf_merge3h import MergeError
 
 MOST_EXPERTS = 4
+MOST_TEXT = 100_000  # characters of a recipe
 ROLES = ("helpfulness", "honesty", "harmlessness")
 LABEL = "recipe"
 _LINK_LIMIT = 20_000  # characters of a recipe that a link may hold
@@ -84,6 +85,8 @@ def read(text: str) -> tuple[Any, list[Problem]]:
     """A checked recipe and no problems, or None and what is wrong with the text."""
     if not isinstance(text, str) or not text.strip():
         return None, [Problem(None, "the recipe is empty", "choose an example, or fill in the form")]
+    if len(text) > MOST_TEXT:
+        return None, [Problem(None, f"a recipe of {len(text)} characters", f"one here has at most {MOST_TEXT}")]
     try:
         recipe = hf_merge3h.read_recipe(text if "\n" in text else text + "\n", LABEL)
     except MergeError as error:

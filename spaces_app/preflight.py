@@ -53,8 +53,10 @@ def preflight(text: str, room: Path | None = None) -> Preflight:
     recipe, problems = read(text)
     if recipe is None:
         return Preflight(tuple(problems))
-    if "chat_template" in recipe.given and len(str(recipe.given["chat_template"])) > 10_000:
-        problems.append(Problem(None, "chat_template is too long", "leave it out to keep the base's"))
+    if "{" in str(recipe.given.get("chat_template", "")):  # a program: its loops could keep all others from answers
+        line = next((n for n, each in enumerate(text.splitlines(), 1) if each.startswith("chat_template")), None)
+        told = "leave it out to keep the base's, or merge on a machine of your own"
+        problems.append(Problem(line, "chat_template: a template of one's own is not run here", told))
     names = [name for model in recipe.models for name in (model.source, *model.adapters)]
     sources, found = places.look(names)
     problems += found

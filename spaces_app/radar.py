@@ -10,6 +10,8 @@ from drawing import EXPERTS, INK, PANEL, draw_svg
 from figures import Chart
 
 _H = ("helpfulness", "honesty", "harmlessness")
+_HOLE = 0.22  # how far from the middle 0 stands
+_MARKS = "s^vDo"
 _READ = (
     "Bars along an axis are 95 % intervals: where two of them overlap, so few questions cannot tell the models apart. "
     "Further out is better."
@@ -24,14 +26,14 @@ def charts_of(evaluation: Mapping[str, Any] | None) -> list[Chart]:
 
 
 def _radar(evaluation: Mapping[str, Any]) -> Chart:
-    axes = list(_axes(evaluation))
-    models = list(dict.fromkeys(name for _, values in axes for name in values))
+    axes = dict(_axes(evaluation))
+    models = list(dict.fromkeys(name for values in axes.values() for name in values))
     rows = [
         (label, name, *(found.get(key) for key in ("value", "low", "high", "n")))
-        for label, values in [*axes, *_sets(evaluation)]
+        for label, values in [*axes.items(), *_sets(evaluation)]
         for name, found in values.items()
     ]
-    missing = [h for h in _H if h not in [label for label, _ in axes]]
+    missing = [h for h in _H if h not in axes]
     lacks = f" Not measured here: {', '.join(missing)}." if missing else ""
     return Chart(
         "evaluation",
@@ -47,11 +49,25 @@ def _radar(evaluation: Mapping[str, Any]) -> Chart:
 def _axes(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The H that were measured: a value between 0 and 1 of each model, 1 being best."""
     for h, values in ((evaluation.get("summary") or {}).get("h") or {}).items():
+        alone = [each for each in evaluation["datasets"] if each["h"] == h]
+        only = alone[0] if len(alone) == 1 else None
         known = {
-            name: found for name, found in values.items() if found and isinstance(found.get("value"), (int, float))
+            name: _with_interval(found, only, name)
+            for name, found in values.items()
+            if found and isinstance(found.get("value"), (int, float))
         }
         if known:
             yield h, known
+
+
+def _with_interval(found: Mapping[str, Any], only: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """An H that is one data set has the interval of that, where it has none of its own."""
+    its = only["values"].get(name) if only is not None else None
+    if found.get("low") is not None or not its or its.get("low") is None:
+        return dict(found)
+    low, high = its["low"], its["high"]
+    better = only is not None and only["direction"] == "higher"
+    return {**found, "low": low if better else 1 - high, "high": high if better else 1 - low}
 
 
 def _sets(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -60,41 +76,46 @@ def _sets(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         yield f"{each.get('title') or each['dataset']} ({each['metric']}, {arrow} is better)", each["values"]
 
 
-def _draw(panel: Any, axes: list[tuple[str, dict[str, Any]]], models: list[str], merged: str) -> None:
+def _at(angle: float, share: float, aside: float = 0.0) -> tuple[float, float]:
+    """Where a value stands; 0 is not in the middle, where all axes and models would lie on each other."""
+    out = _HOLE + (1 - _HOLE) * share
+    return out * math.cos(angle) - aside * math.sin(angle), out * math.sin(angle) + aside * math.cos(angle)
+
+
+def _draw(panel: Any, axes: Mapping[str, dict[str, Any]], models: list[str], merged: str) -> None:
     """A web by hand: plain axes, so that letters and lines are those of the other pictures."""
-    angles = [math.pi / 2 - 2 * math.pi * place / max(3, len(axes)) for place in range(len(axes))]
-
-    def at(angle: float, share: float) -> tuple[float, float]:
-        return share * math.cos(angle), share * math.sin(angle)
-
-    for ring in (0.25, 0.5, 0.75, 1.0):
-        ends = [at(angle, ring) for angle in angles]
-        panel.plot(*zip(*ends, ends[0], strict=True), color=INK, alpha=0.2, linewidth=0.7)
-    for angle, (label, _) in zip(angles, axes, strict=True):
-        panel.plot(*zip((0, 0), at(angle, 1), strict=True), color=INK, alpha=0.2, linewidth=0.7)
-        x, y = at(angle, 1.12)
-        panel.text(x, y, label, ha="center" if abs(x) < 0.1 else ("left" if x > 0 else "right"), va="center")
+    angles = {h: math.pi / 2 - 2 * math.pi * place / len(_H) for place, h in enumerate(_H)}
+    for ring in (0, 0.25, 0.5, 0.75, 1.0):
+        ends = [_at(angle, ring) for angle in angles.values()]
+        panel.plot(*zip(*ends, ends[0], strict=True), color=INK, alpha=0.5 if ring == 0 else 0.2, linewidth=0.7)
+    for ring in (0, 0.5, 1):
+        x, y = _at(math.pi / 2, ring)
+        panel.text(x - 0.2, y, f"{ring:g}", ha="right", va="center", fontsize=7, alpha=0.7)
+    for h, angle in angles.items():
+        known = h in axes
+        panel.plot(
+            *zip(_at(angle, 0), _at(angle, 1), strict=True), color=INK, alpha=0.2, linewidth=0.7,
+            linestyle="-" if known else ":",
+        )  # fmt: skip
+        x, y = _at(angle, 1.14)
+        side = "center" if abs(x) < 0.1 else ("left" if x > 0 else "right")
+        panel.text(x, y, h if known else f"{h}\n(not measured)", ha=side, va="center")
     for place, name in enumerate(models):
         look = dict(zip(("color", "linewidth", "linestyle"), _look(place, name == merged), strict=True))
-        # a little to the side of the axis for each model, so that intervals do not cover each other
-        shift = 0.035 * (place - (len(models) - 1) / 2)
-        ends = [
-            at(angle + shift, values[name]["value"])
-            for angle, (_, values) in zip(angles, axes, strict=True)
-            if name in values
-        ]
-        if len(ends) > 1:
-            panel.plot(*zip(*ends, ends[0], strict=True), label=name, **look)
-        for angle, (_, values) in zip(angles, axes, strict=True):
-            found = values.get(name) or {}
-            if isinstance(found.get("low"), (int, float)) and isinstance(found.get("high"), (int, float)):
-                bar = [at(angle + shift, max(0.0, min(1.0, found[end]))) for end in ("low", "high")]
+        aside = 0.06 * (place - (len(models) - 1) / 2)
+        points = {h: _at(angles[h], values[name]["value"], aside) for h, values in axes.items() if name in values}
+        if len(points) == len(_H):
+            ends = [points[h] for h in _H]
+            panel.plot(*zip(*ends, ends[0], strict=True), **look)
+        for h, point in points.items():
+            low, high = (axes[h][name].get(end) for end in ("low", "high"))
+            if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+                bar = [_at(angles[h], max(0.0, min(1.0, end)), aside) for end in (low, high)]
                 panel.plot(*zip(*bar, strict=True), color=look["color"], linewidth=3, alpha=0.45)
-            if found:
-                panel.plot(*at(angle + shift, found["value"]), "o", color=look["color"], markersize=4)
-                if len(ends) < 2:
-                    panel.plot([], [], "o", color=look["color"], label=name)
-                    ends = [(0.0, 0.0)] * 2
+            panel.plot(
+                *point, _MARKS[place % len(_MARKS)], color=look["color"], markersize=6 if name == merged else 4.5
+            )
+        panel.plot([], [], marker=_MARKS[place % len(_MARKS)], markersize=4.5, label=name, **look)
     panel.set(xlim=(-1.5, 1.5), ylim=(-1.0, 1.3), aspect="equal")
     panel.axis("off")
     panel.legend(frameon=False, fontsize=8, loc="lower center", ncols=min(3, len(models)), bbox_to_anchor=(0.5, -0.12))

@@ -87,6 +87,17 @@ def test_sources_are_confined_to_what_is_shipped_and_to_hub_ids(source, says, of
     assert "To do:" in shown
 
 
+def test_no_template_of_a_visitors_own_is_run_and_no_endless_recipe_read():
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    (problem,) = actions.preflight(f"{DEMO}chat_template: '{loops}'\n").problems
+    assert problem.line == 1 + DEMO.count("\n")
+    assert "template of one's own" in problem.text
+    whole = DEMO.replace("out: adapter", "out: weights")
+    assert not actions.preflight(f"{whole}chat_template: auto\n").problems
+    (problem,) = actions.preflight(f"{DEMO}# {'x' * 100_000}\n").problems
+    assert "characters" in problem.text
+
+
 def test_a_folder_of_this_machine_is_no_hub_id(tmp_path, monkeypatch, offline):
     (tmp_path / "me" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

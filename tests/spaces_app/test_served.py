@@ -1,17 +1,25 @@
-"""The page in a real browser."""
+"""The page as it is served: in a real browser, and as programs see it.
+
+One file, for one worker does a file: the Space is served once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import time
 from pathlib import Path
 
+import actions
 import editing
+import httpx
 import pytest
 
 from . import tour
 
 DEMO = editing.examples()["demo"]
+API = {"list_methods", "plan_merge", "explain_manifest"}
 #: Presses Cancel as soon as a merge shows; on busy cores a press from outside may come when the merge has ended.
 CANCEL_AT_ONCE = """() => {
     const timer = setInterval(() => {
@@ -104,6 +112,16 @@ def test_cancel_stops_the_merge_and_leaves_nothing(chromium, site):
         assert len(now) == len(left) + 1
 
 
+def test_an_evaluation_can_be_cancelled(merged):
+    merged.locator("#evaluate").click()
+    merged.wait_for_function("!document.querySelector('#stop-evaluation').disabled")
+    assert merged.locator("#evaluate").is_disabled()
+    merged.locator("#stop-evaluation").click()
+    merged.locator("#evaluated").get_by_text("Cancelled. Nothing of it is left.").wait_for()
+    merged.wait_for_function("!document.querySelector('#evaluate').disabled")
+    assert "Helpful, honest, harmless?" not in merged.locator("#look").inner_text()
+
+
 def test_a_reload_keeps_the_draft_and_a_link_brings_a_recipe(chromium, site):
     with tour.visitor(chromium, site.url) as page:
         page.locator("#parameter-lambda input").fill("0.25")
@@ -194,3 +212,89 @@ def test_no_hub_is_said_and_search_explains(chromium, site):
         page.get_by_role("button", name="Search the Hub").click()
         page.get_by_role("button", name="Search", exact=True).click()
         page.get_by_text("there is nothing to search").wait_for()
+
+
+# --- as programs see it ---
+
+
+@pytest.fixture(scope="module")
+def client(site):
+    from gradio_client import Client
+
+    return Client(site.url, verbose=False)
+
+
+def test_the_api_is_three_functions(client, site):
+    told = client.view_api(return_format="dict", print_info=False)
+    assert set(told["named_endpoints"]) == {f"/{name}" for name in API}
+    assert told["unnamed_endpoints"] == {}
+    listed = client.predict(api_name="/list_methods")
+    assert "r_tsvm" in {each["name"] for each in listed}
+    assert client.predict(DEMO, api_name="/plan_merge")["ok"]
+    assert "is no JSON" in client.predict("{", api_name="/explain_manifest")
+
+
+def test_private_endpoints_cannot_be_called_by_name(client, site):
+    config = httpx.get(f"{site.url}/config").json()
+    private = {each["api_name"] for each in config["dependencies"]} - API
+    assert private
+    for name in private:
+        for route in ("call", "run", "api"):
+            answer = httpx.post(f"{site.url}/gradio_api/{route}/{name}", json={"data": []})
+            assert answer.status_code in (404, 405), (route, name)
+    upload = httpx.post(f"{site.url}/gradio_api/upload", files={"files": ("x.txt", b"x")})
+    assert (upload.status_code, upload.json()) == (404, {"error": "nothing is uploaded here"})
+    assert "not part of the API" in httpx.post(f"{site.url}/gradio_api/call/{name}", json={"data": []}).text
+    assert httpx.get(site.url).status_code == 200
+
+
+def test_mcp_clients_see_three_tools(site):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask() -> tuple[dict[str, str], str]:
+        async with (
+            streamable_http_client(f"{site.url}/gradio_api/mcp/") as (reading, writing, _),
+            ClientSession(reading, writing) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool.description or "" for tool in (await session.list_tools()).tools}
+            name = next(each for each in tools if each.endswith("plan_merge"))
+            told = await session.call_tool(name, {"recipe": DEMO})
+            return tools, told.content[0].text
+
+    tools, told = asyncio.run(ask())
+    assert {next(name for name in API if tool.endswith(name)) for tool in tools} == API
+    assert len(tools) == 3
+    assert all(len(description) > 80 for description in tools.values())
+    assert "token" not in json.dumps(tools).replace("tokens", "")
+    assert "carried" in told or "ok" in told
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd", "app.py", "../app.py", "%2e%2e/app.py", "/proc/self/environ", "{visits}", "{visits}/../../x",
+        "{cache}",
+    ],
+)  # fmt: skip
+def test_files_outside_a_visit_are_not_served(site, path):
+    where = path.format(visits=site.visits, cache=actions.places.base_folder() / "config.json")
+    answer = httpx.get(f"{site.url}/gradio_api/file={where}")
+    assert answer.status_code in (403, 404)
+
+
+def test_fifty_requests_at_once_are_answered_and_the_next_visitor_is_served(site):
+    async def soak() -> list[int]:
+        limits = httpx.Limits(max_connections=60)
+        async with httpx.AsyncClient(timeout=120, limits=limits) as client:
+            calls = [client.post(f"{site.url}/gradio_api/call/plan_merge", json={"data": [DEMO]}) for _ in range(50)]
+            return [answer.status_code for answer in await asyncio.gather(*calls)]
+
+    codes = asyncio.run(soak())
+    assert len(codes) == 50
+    assert set(codes) <= {200, 503}  # the queue is full: told, and not waited for
+    assert 200 in codes
+    assert httpx.get(site.url).status_code == 200
+    print(f"start {site.started:.1f} s, peak RSS of 50 requests at once {site.peak_memory / 1e6:.0f} MB")
+    assert site.peak_memory < 4e9
