@@ -25,6 +25,13 @@ LLAMA = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"
 REMOTE = json.dumps({"auto_map": {"AutoModel": "evil.Model"}}).encode()
 
 
+class Large(bytes):
+    """A file that is listed with the size of a model of 70 billion parameters."""
+
+    def __len__(self) -> int:
+        return 141_000_000_000
+
+
 @pytest.mark.parametrize(
     ("repo", "says", "remedy"),
     [
@@ -32,13 +39,14 @@ REMOTE = json.dumps({"auto_map": {"AutoModel": "evil.Model"}}).encode()
         (Repo({"config.json": LLAMA}), "holds no weights", "safe_serialization"),
         (Repo({"model.safetensors": b"x", "config.json": REMOTE}), "program code of its own", "never run here"),
         (Repo({"model.safetensors": b"x" * 2000, "config.json": LLAMA}), "2 kB of weights", "a machine of your own"),
+        (Repo({"model.safetensors": Large(b"x"), "config.json": LLAMA}), "141 GB of weights", "a machine of your own"),
         (Repo({"model.safetensors": b"x", "config.json": b"{"}), "config.json cannot be read", "save the model again"),
         (Repo({"model.safetensors": b"x", "config.json": LLAMA}, "gated"), "gated", "open models only"),
         (Repo({"model.safetensors": b"x", "config.json": LLAMA}, "private"), "no such open model", "spelling"),
         (None, "no such open model", "spelling"),
         (Repo({"model.safetensors": b"x", "config.json": LLAMA}, "broken"), "the Hub did not answer", "try again"),
     ],
-    ids=["pickles", "empty", "remote code", "too large", "no config", "gated", "private", "none", "broken"],
+    ids=["pickles", "empty", "remote code", "too large", "70B", "no config", "gated", "private", "none", "broken"],
 )
 def test_models_that_are_not_read(hub, monkeypatch, repo, says, remedy):  # noqa: F811
     monkeypatch.setattr(places, "MOST_BYTES", 1000)

@@ -6,9 +6,11 @@ One file, for one worker does a file: the Space is served once.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import actions
@@ -17,6 +19,7 @@ import httpx
 import pytest
 
 from . import tour
+from .tour import write_yaml, yaml_of
 
 DEMO = editing.examples()["demo"]
 API = {"list_methods", "plan_merge", "explain_manifest"}
@@ -51,16 +54,6 @@ def toured(chromium, site):
 def merged(toured):
     """A visitor who has merged the demo."""
     return toured[0]
-
-
-def yaml_of(page) -> str:
-    return "\n".join(page.locator("#yaml .cm-line").all_inner_texts())
-
-
-def write_yaml(page, text: str) -> None:
-    page.locator("#yaml .cm-content").click()
-    page.keyboard.press("Control+a")
-    page.keyboard.insert_text(text)
 
 
 def test_the_tour(toured):
@@ -217,6 +210,12 @@ def test_no_hub_is_said_and_search_explains(chromium, site):
 # --- as programs see it ---
 
 
+def in_thread(coroutine):
+    """What it gives; this thread has playwright's event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 @pytest.fixture(scope="module")
 def client(site):
     from gradio_client import Client
@@ -238,9 +237,9 @@ def test_private_endpoints_cannot_be_called_by_name(client, site):
     config = httpx.get(f"{site.url}/config").json()
     private = {each["api_name"] for each in config["dependencies"]} - API
     assert private
-    for name in private:
-        for route in ("call", "run", "api"):
-            answer = httpx.post(f"{site.url}/gradio_api/{route}/{name}", json={"data": []})
+    with httpx.Client() as client:  # one connection for all
+        for name, route in itertools.product(private, ("call", "run", "api")):
+            answer = client.post(f"{site.url}/gradio_api/{route}/{name}", json={"data": []})
             assert answer.status_code in (404, 405), (route, name)
     upload = httpx.post(f"{site.url}/gradio_api/upload", files={"files": ("x.txt", b"x")})
     assert (upload.status_code, upload.json()) == (404, {"error": "nothing is uploaded here"})
@@ -263,7 +262,7 @@ def test_mcp_clients_see_three_tools(site):
             told = await session.call_tool(name, {"recipe": DEMO})
             return tools, told.content[0].text
 
-    tools, told = asyncio.run(ask())
+    tools, told = in_thread(ask())
     assert {next(name for name in API if tool.endswith(name)) for tool in tools} == API
     assert len(tools) == 3
     assert all(len(description) > 80 for description in tools.values())
@@ -291,7 +290,7 @@ def test_fifty_requests_at_once_are_answered_and_the_next_visitor_is_served(site
             calls = [client.post(f"{site.url}/gradio_api/call/plan_merge", json={"data": [DEMO]}) for _ in range(50)]
             return [answer.status_code for answer in await asyncio.gather(*calls)]
 
-    codes = asyncio.run(soak())
+    codes = in_thread(soak())
     assert len(codes) == 50
     assert set(codes) <= {200, 503}  # the queue is full: told, and not waited for
     assert 200 in codes

@@ -130,3 +130,14 @@ def merge_again(page: Any, number: int) -> float:
     page.locator("#merge").click()
     page.get_by_text(f"Merge {number}: r_tsvm is done").wait_for()
     return time.perf_counter() - start
+
+
+def yaml_of(page) -> str:
+    return "\n".join(page.locator("#yaml .cm-line").all_inner_texts())
+
+
+def write_yaml(page: Any, text: str) -> None:
+    """Put a recipe into the editor, as a person would."""
+    page.locator("#yaml .cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(text)
