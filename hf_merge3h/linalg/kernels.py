@@ -25,7 +25,8 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on the first call, or take what an earlier process compiled; of a function that a test wraps, itself."""
-    plain, options = inspect.unwrap(function), {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    plain = inspect.unwrap(function)
     try:
         return numba.njit(cache=True, **options)(plain)
     except RuntimeError:  # this user can write neither beside this file nor into a cache folder: compile each time
