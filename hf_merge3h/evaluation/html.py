@@ -29,7 +29,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 75rem;
   margin: 2rem auto; padding: 0 1rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .875rem }
-th, td { border-bottom: 1px solid var(--faint); padding: .3rem .7rem; text-align: left; vertical-align: top }
+th, td { border-bottom: 1px solid var(--faint); padding: .3rem .45rem; text-align: left; vertical-align: top }
 .worse { background: var(--warn); padding: .6rem 1rem; border-left: 4px solid #d55e00 }
 img { max-width: 100%; height: auto }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; margin: 0 }

@@ -92,9 +92,9 @@ def _score_part(task: Task, part: Sequence[Item], rows: Sequence[Row], judge: An
         return [{"id": row["id"], "value": row["log_likelihood"], "scores": {"tokens": row["tokens"]}} for row in rows]
     try:
         scored = score_items(task, part, rows, judge, sandbox)
-    except RequestError:
+    except RequestError as error:
         if len(part) == 1:
-            raise
+            raise RequestError(f"{task.name}, {show(part[0].question[:80])}: {error}") from None
     except MergeError as error:
         if len(part) == 1:
             return [{"id": part[0].id, "value": None, "scores": {JUDGED[task.metric]: None}, "error": str(error)}]

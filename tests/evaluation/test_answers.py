@@ -180,6 +180,15 @@ def test_nan_log_likelihoods_are_an_error(suite, tmp_path):
         evaluate({"merged": Predictions(tmp_path / "a.jsonl")}, suite, None)
 
 
+def test_too_few_log_likelihoods_are_an_error_that_names_the_question(suite, tmp_path):
+    row = {"dataset": "facts", "question": "Which is number 1?", "log_likelihoods": [-1.0, -2.0]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(
+        RequestError, match=r"facts, .Which is number 1.*: references.*expected one for each of 2 choices"
+    ):
+        evaluate({"merged": Predictions(tmp_path / "a.jsonl")}, suite, None)
+
+
 def test_files_of_records(tmp_path):
     (tmp_path / "a.csv").write_text('prompt,label\n"two\nlines",safe\n')
     assert read_file(tmp_path / "a.csv", "x") == [{"prompt": "two\nlines", "label": "safe"}]
