@@ -51,6 +51,7 @@ def merge(visit: Visit, text: str, teller: Teller, keep: bool = True) -> Merge:
         recipe = checked.plan if checked.plan is not None and not tensors.LENT else checked.placed
         manifest = tensors.merge(recipe, str(out), teller, checked.seconds)
         seconds = time.perf_counter() - start
+        teller.tell(1.0, f"{teller.what}: the card and the figures")
         made = _finish(visit, number, text, checked, manifest, out, seconds)
     except MergeError as error:
         shutil.rmtree(out.parent, ignore_errors=True)

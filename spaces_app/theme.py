@@ -77,6 +77,7 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
   white-space: nowrap; }
 .scroll th:first-child { text-align: left; }
 .scroll caption { text-align: left; }
+#compare .scroll { max-height: none; }
 @media (max-width: 640px) { .scroll th:first-child { white-space: normal; max-width: 8.5rem; } }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 215px), 1fr)); gap: .8rem; }
 .answer { border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem; min-width: 0; }
@@ -88,7 +89,7 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
 #yaml .cm-editor { font-size: .9rem; }
 #yaml .cm-content { min-height: 11rem; }
 .gradio-container input { text-overflow: ellipsis; }
-.gradio-container input[role="listbox"] { padding-right: 1.6rem; }
+.gradio-container input[role="combobox"] { padding-right: 1.6rem; }
 #files button[aria-label^="Remove"], #files .label-clear-button { display: none; }
 #card { overflow: auto; contain: inline-size; overflow-wrap: anywhere; }
 #card :is(th, td) { overflow-wrap: normal; }

@@ -132,7 +132,8 @@ def merge_again(page: Any, number: int) -> float:
     return time.perf_counter() - start
 
 
-def yaml_of(page) -> str:
+def yaml_of(page: Any) -> str:
+    """The recipe in the editor."""
     return "\n".join(page.locator("#yaml .cm-line").all_inner_texts())
 
 
