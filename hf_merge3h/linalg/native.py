@@ -143,6 +143,13 @@ def _unsigned(key: int) -> np.uint64:
     return np.uint64(key % (1 << 64))
 
 
+def keep(vectors: Float[Tensor, "*shape"], mask: np.ndarray) -> Float[Tensor, "*shape"]:
+    """The vectors times a mask of as many entries, bool or 0 and 1."""
+    result = torch.empty_like(vectors)
+    _loops().keep(vectors.reshape(-1).numpy(), mask.reshape(-1).view(np.uint8), result.reshape(-1).numpy())
+    return result
+
+
 def agree(
     vectors: Float[Tensor, "task *shape"],
     votes: Float[Tensor, "task"],

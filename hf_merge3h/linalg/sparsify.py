@@ -264,6 +264,13 @@ def as_numbers(kept: Shaped[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*
     return torch.from_numpy(kept.numpy().astype(np.float32))
 
 
+def masked(stack: Float[Tensor, "*shape"], kept: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The entries times a mask of true and false, or of 1 and 0."""
+    if kept.dtype == torch.bool and kept.is_contiguous() and native.takes(stack):
+        return native.keep(stack, kept.numpy())
+    return stack * as_numbers(kept, stack)
+
+
 def rescaled(
     stack: Float[Tensor, "batch *shape"],
     kept: Shaped[Tensor, "batch *shape"],
@@ -278,7 +285,7 @@ def rescaled(
         probability: with which it was.
         rule: what to do with those.
     """
-    result = stack * as_numbers(kept, stack)
+    result = masked(stack, kept)
     if rule == "probability":
         return result * (1.0 / probability)
     if rule == "l1":

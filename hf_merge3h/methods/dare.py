@@ -14,7 +14,7 @@ from torch import Tensor
 from ..linalg.blocks import magnitudes
 from ..linalg.random import bernoulli
 from ..linalg.signs import Election, weigh
-from ..linalg.sparsify import Rescale, l1_factor, rescaled, row_length
+from ..linalg.sparsify import Rescale, l1_factor, masked, rescaled, row_length
 from ..passes import Elementwise, Searched
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
@@ -90,8 +90,9 @@ def restored_parts(drop: Callable[[int, Tensor], Tensor], merge: Callable[[Tenso
         bits, factors = found[0], found[1].unsqueeze(-1)
 
         def finish(start: int, part: Tensor) -> Tensor:
-            kept = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).astype(np.float32)
-            return merge(weigh(part * torch.from_numpy(kept), factors.to(part)))
+            drawn = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).view(np.bool_)
+            kept = masked(part, torch.from_numpy(drawn))
+            return merge(weigh(kept, factors.to(part)))
 
         return Elementwise(finish, unit)
 

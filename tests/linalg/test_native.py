@@ -74,6 +74,14 @@ def test_draws(size: int, both: Any) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_masks(size: int, both: Any) -> None:
+    stack = vectors(size, tasks=1)[0]
+    mask = torch.rand(stack.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    for rule in ("probability", "l1", "none"):
+        assert same(*both(lambda r=rule: sparsify.rescaled(stack, mask, 0.5, r)))
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_float64_sums_to_their_rounding(size: int, both: Any) -> None:
     stack = vectors(size)
     for measure in (blocks.squares, blocks.magnitudes, blocks.gram_of_block):
