@@ -91,7 +91,12 @@ def _models(parts: dict[str, Any], form: Form) -> None:
     with _part(1, "The base model, and what was trained from it: an expert for each H."):
         with gr.Row():
             parts["base"] = gr.Textbox(
-                form.base, label="Base model", info="A Hub id: owner/name@revision", scale=3, min_width=280
+                form.base,
+                label="Base model",
+                info="A Hub id: owner/name@revision",
+                max_lines=1,
+                scale=3,
+                min_width=280,
             )
             parts["kind"] = gr.Radio(
                 [("adapters (LoRA)", "adapters"), ("whole models", "models")],
@@ -105,8 +110,8 @@ def _models(parts: dict[str, Any], form: Form) -> None:
                     scale=2, min_width=150,
                 )  # fmt: skip
                 source = gr.Textbox(
-                    expert.source, label=f"Expert {number}: model", placeholder="owner/name, or empty", scale=4,
-                    min_width=200,
+                    expert.source, label=f"Expert {number}: model", placeholder="owner/name, or empty",
+                    max_lines=1, scale=4, min_width=200,
                 )  # fmt: skip
                 weight = gr.Number(
                     expert.weight, label=f"Expert {number}: weight", placeholder="default", scale=1, min_width=110,

@@ -12,7 +12,7 @@ import views
 from asking_events import chat_events, chosen, evaluation_events
 from controls import control_events, kept
 from editing import RefusedError
-from form import Form, Problem, form_of, from_link, read, to_link
+from form import MOST_EXPERTS, Form, Problem, form_of, from_link, read, to_link
 from handlers import HEAVY, QUICK, guarded, visit_of, with_cancel
 from hub_events import publish_events, search_events
 from layout import Page, form_from, form_values, shown_of
@@ -75,10 +75,12 @@ def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
     def from_form(text: str, shown: str, *values: Any) -> list[Any]:
         try:
             form = form_from(list(values), {})
+            if _shows(text, form):
+                return [gr.skip()] * 5
             whole = Form(**{**vars(form), "parameters": kept(text, form.method)})
             changed = editing.change_form(text, whole)
         except RefusedError as error:
-            return [text, gr.skip(), gr.skip(), views.recipe_state(error.problems, text, ()), gr.skip()]
+            return [gr.skip(), gr.skip(), gr.skip(), views.recipe_state(error.problems, text, ()), gr.skip()]
         recipe, problems = read(changed)
         names = editing.sweepable(changed)
         return [
@@ -94,13 +96,26 @@ def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
     page.yaml.change(None, page.yaml, page.draft, js="(text) => text", api_visibility="private")
     results = [page.yaml, page.method_help, page.shown, page.state, page.sweep_over]
     for component in page.form:
-        component.input(
-            from_form, [page.yaml, page.shown, *page.form], results, trigger_mode="always_last", **QUICK
+        # gradio's text boxes do not tell of what is pasted until they are left
+        told = [component.input, *([component.blur] if isinstance(component, gr.Textbox) else [])]
+        gr.on(
+            told, from_form, [page.yaml, page.shown, *page.form], results, trigger_mode="always_last", **QUICK
         )  # fmt: skip
     page.example.input(
         lambda name: (text := editing.examples()[name], *show(text)), page.example, [page.yaml, *shown], **QUICK
     )
     page.share.click(lambda text: views.link(to_link(text)), page.yaml, page.link, **QUICK)
+
+
+def _shows(text: str, form: Form) -> bool:
+    """Whether a form says what the recipe says already: changing it would only take its comments away."""
+    recipe, _ = read(text)
+    if recipe is None:
+        return False
+    known = form_of(recipe.given)
+    names = ("base", "kind", "method", "out", "dtype", "seed")
+    same = all(getattr(form, name) == getattr(known, name) for name in names)
+    return same and form.experts == known.experts[:MOST_EXPERTS]
 
 
 # --- preflight and merge ---
