@@ -228,34 +228,35 @@ def variances(rows, factor, total):  # type: ignore[no-untyped-def]
 def by_rank(rows, values, target):  # type: ignore[no-untyped-def]
     """target[r, i] = values[rank of |rows[r, i]| in its row], equal ones in order: a radix sort by 11, 10 and 10 bits.
 
-    Digits in which all entries of a row agree are passed over: of differences of bfloat16 the lowest ones mostly do.
+    A magnitude's bits and its place move as one number. Lowest bits that are all zero are passed over.
     """
     n = rows.shape[1]
-    keys, other_keys = np.empty(n, np.uint32), np.empty(n, np.uint32)
-    order, other_order = np.empty(n, np.int32), np.empty(n, np.int32)
+    pairs, sorted_pairs = np.empty(n, np.uint64), np.empty(n, np.uint64)
     counts = np.empty((3, 2048), np.int32)
     for r in range(rows.shape[0]):
+        row, result = rows[r], target[r]
         counts[0], counts[1, :1024], counts[2, :1024] = 0, 0, 0
         for i in range(n):
-            bits = rows[r, i] & np.uint32(0x7FFFFFFF)
-            keys[i], order[i] = bits, i
+            bits = row[i] & np.uint32(0x7FFFFFFF)
+            pairs[i] = (np.uint64(bits) << np.uint64(32)) | np.uint64(i)
             counts[0, bits & np.uint32(0x7FF)] += 1
             counts[1, (bits >> np.uint32(11)) & np.uint32(0x3FF)] += 1
             counts[2, bits >> np.uint32(21)] += 1
         for digit in range(3):
-            shift = np.uint32(0 if digit == 0 else 1 + 10 * digit)
-            mask, places = np.uint32(0x7FF if digit == 0 else 0x3FF), counts[digit]
-            if places[(keys[0] >> shift) & mask] == n:
+            shift, mask = np.uint64(32 if digit == 0 else 33 + 10 * digit), np.uint64(0x7FF if digit == 0 else 0x3FF)
+            places = counts[digit]
+            if digit == 0 and places[0] == n:
                 continue
             before = np.int32(0)
-            for place in range(mask + np.uint32(1)):
+            for place in range(2048 if digit == 0 else 1024):
                 before, places[place] = before + places[place], before
             for i in range(n):
-                place = (keys[i] >> shift) & mask
+                pair = pairs[i]
+                place = (pair >> shift) & mask
                 to = places[place]
                 places[place] = to + 1
-                other_keys[to], other_order[to] = keys[i], order[i]
-            keys, other_keys = other_keys, keys
-            order, other_order = other_order, order
-        for i in range(n):
-            target[r, order[i]] = values[i]
+                if digit < 2:
+                    sorted_pairs[to] = pair
+                else:
+                    result[np.uint32(pair)] = values[to]
+            pairs, sorted_pairs = sorted_pairs, pairs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..linalg.blocks import magnitudes
+from ..linalg.blocks import block_of, magnitudes
 from ..linalg.random import bernoulli
 from ..linalg.signs import Election, weigh
 from ..linalg.sparsify import Rescale, l1_factor, masked, rescaled, row_length
@@ -51,9 +52,13 @@ def drop_by_lot(
 class _Kept:
     """A search that draws, remembers one bit an entry, and adds up magnitudes before and after."""
 
-    def __init__(self, drop: Callable[[int, Tensor], Tensor]) -> None:
+    def __init__(self, drop: Callable[[int, Tensor], Tensor], tasks: int, entries: int, unit: int) -> None:
         self._drop, self._asked = drop, False
         self._total: Tensor | None = None
+        # One array for all parts, each of which ends with a whole byte: small ones that stay, among the large ones that
+        # a part makes and frees, would cut up the heap (1.8 GB instead of some hundred MB at 1.1 B).
+        parts = -(-entries // block_of(unit))
+        self._store, self._end = np.empty((tasks, 1, entries // 8 + parts), np.uint8), 0
         self._bits: dict[int, np.ndarray] = {}
         #: The bits of each part by its start, and what restores each expert's sum of magnitudes.
         self.found: tuple[dict[int, np.ndarray], Tensor] | None = None
@@ -73,18 +78,24 @@ class _Kept:
     def add(self, seen: tuple[int, np.ndarray, Tensor]) -> None:
         """Keep the bits, add up the sums."""
         start, bits, sums = seen
-        self._bits[start] = bits
+        self._bits[start] = self._store[..., self._end : self._end + bits.shape[-1]]
+        self._bits[start][:] = bits
+        self._end += bits.shape[-1]
         self._total = sums if self._total is None else self._total + sums
 
 
-def restored_parts(drop: Callable[[int, Tensor], Tensor], merge: Callable[[Tensor], Tensor], unit: int) -> Parts:
+def restored_parts(
+    drop: Callable[[int, Tensor], Tensor], merge: Callable[[Tensor], Tensor], tasks: int, shape: Sequence[int]
+) -> Parts:
     """Parts of a method that drops entries by lot and restores each expert's sum of magnitudes.
 
     Args:
         drop: zeroes entries of the part that begins somewhere.
         merge: what is kept and rescaled.
-        unit: entries of a row.
+        tasks: how many experts.
+        shape: of the tensor.
     """
+    unit = row_length(shape)
 
     def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
         bits, factors = found[0], found[1].unsqueeze(-1)
@@ -96,7 +107,7 @@ def restored_parts(drop: Callable[[int, Tensor], Tensor], merge: Callable[[Tenso
 
         return Elementwise(finish, unit)
 
-    return Searched(_Kept(drop), after, unit)
+    return Searched(_Kept(drop, tasks, math.prod(shape), unit), after, unit)
 
 
 def _parts(
@@ -114,7 +125,8 @@ def _parts(
 
         rule = parameters["rescale"]
         if rule == "l1":
-            return restored_parts(partial(drop, "none"), lambda kept: merge(kept, weights, **rest), unit)
+            kept = partial(drop, "none")
+            return restored_parts(kept, lambda part: merge(part, weights, **rest), len(weights), shape)
         return Elementwise(lambda start, part: merge(drop(rule, start, part), weights, **rest), unit)
 
     return make

@@ -67,7 +67,8 @@ def _parts(
             return drop_by_rank(rows, supplied["keys"], density, epsilon, rescale, start=start).flatten(2)
 
         if rule == "l1":
-            return restored_parts(partial(drop, "none"), lambda kept: merge(kept, weights, **rest), unit)
+            kept = partial(drop, "none")
+            return restored_parts(kept, lambda part: merge(part, weights, **rest), len(weights), shape)
         return Elementwise(lambda start, part: merge(drop(rule, start, part), weights, **rest), unit)
 
     return make
