@@ -203,7 +203,7 @@ def merge_adapters(
     warn(report, [disagreement] if disagreement else [])
     deltas = {name: sink.deltas[name] for name in specs if name in sink.deltas}  # whichever core was done first
     write_adapter(
-        model, adapter_name, deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite,
+        model, adapter_name, deltas, sources=opened, dtype=sink.dtype, overwrite=overwrite, checked=tree,
         then=lambda: leave(model, report, start),
     )  # fmt: skip
     return model

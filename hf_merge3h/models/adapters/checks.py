@@ -102,4 +102,4 @@ def finite(tensor: Tensor) -> bool:
     if tensor.is_meta or not tensor.is_floating_point():
         return True
     # A finite sum has finite terms, and takes a third of the time: hundreds of small tensors are asked.
-    return math.isfinite(float(tensor.detach().sum())) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(tensor.detach().sum().item()) or bool(torch.isfinite(tensor).all())

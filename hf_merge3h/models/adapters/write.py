@@ -35,6 +35,7 @@ def write_adapter(
     sources: Sequence[AdapterDeltas],
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    checked: PeftTree | None = None,
     then: Callable[[], None] | None = None,
 ) -> None:
     """Make a LoRA adapter whose effective delta is the one given, and activate it; all or nothing.
@@ -51,12 +52,13 @@ def write_adapter(
         sources: the adapters that were merged, for what their configs record.
         dtype: of the factors; None for the widest of the sources'.
         overwrite: replace an adapter of this name.
+        checked: what `check_writable` gave, where nothing has changed since.
         then: what belongs to it: if it fails (or Ctrl-C comes), the model and its attributes go back too.
 
     Raises:
         RequestError: the name is taken or cannot be one, or a delta has no place in an adapter (all are listed).
     """
-    tree = check_writable(peft_model, adapter_name, overwrite=overwrite)
+    tree = checked or check_writable(peft_model, adapter_name, overwrite=overwrite)
     layout = lay_out(tree, deltas, sources, getattr(peft_model, "classifier_module_names", None) or ())
     dtype = dtype or widest(source.dtype for source in sources)
     config = _config(peft_model, tree, layout, sources)
