@@ -146,12 +146,17 @@ class Report:
 
     @property
     def not_evaluated(self) -> list[dict[str, str]]:
-        """Data sets without figures, and why; also those that a model could not be asked, or a judge not be read on."""
+        """Data sets without figures, and why; also those that a model could not be asked, that a judge was not read on,
+        or that a killed run did not come to.
+        """
         found = list(self.facts["not_evaluated"])
         for dataset, fact in self.facts["datasets"].items():
             scored = sum(len(self.scores[model][dataset]) for model in self.models)
             if scored and not self.figures[dataset]:
                 reason = f"none of {scored} verdicts could be read (parse_rate 0), so its rate may be anything"
+                found.append({"dataset": dataset, "h": fact["h"], "reason": reason})
+            elif not scored and fact["ids"] and dataset not in self.facts["refused"]:
+                reason = "the run ended before this was scored; the same call goes on where it stopped"
                 found.append({"dataset": dataset, "h": fact["h"], "reason": reason})
         for dataset, reasons in self.facts["refused"].items():
             said = "; ".join(f"{model}: {reason}" for model, reason in reasons.items())

@@ -183,6 +183,18 @@ def test_a_single_model_has_figures_and_no_comparison(folder):
     assert "min_h" in report.summary
 
 
+def test_what_a_killed_run_did_not_score_is_named(folder):
+    for path in folder.glob("items/*/facts.scores.jsonl"):
+        path.unlink()
+    report = Report.read(folder)
+    assert {one["dataset"]: one["reason"] for one in report.not_evaluated} == {
+        "wild": "needs a judge",
+        "facts": "the run ended before this was scored; the same call goes on where it stopped",
+    }
+    assert "the run ended before this was scored" in report.to_markdown()
+    assert report.summary["coverage"]["honesty"] == "0 of 2 datasets"
+
+
 def test_results_reach_the_manifest(folder, tmp_path):
     from tests.engine.recipes import family
 
