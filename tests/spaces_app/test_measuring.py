@@ -79,7 +79,7 @@ def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeyp
         told = hf_merge3h.load_manifest(made.folder).content["evaluation"]
         assert told["models"]["merged"] == "this merge"
         assert str(made.folder) not in json.dumps(told)
-        assert "| helpfulness | Set of helpfulness |" in actions.card_of(measured)
+        assert "| helpfulness | Set of helpfulness: " in actions.card_of(measured)
         shown = views.look(measured)
         assert shown.index("Helpful, honest, harmless?") < shown.index("How much each layer changed")
         assert "Helpful, honest, harmless?" not in views.look(made)
