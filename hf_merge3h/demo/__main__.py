@@ -26,6 +26,8 @@ MERGED = "merged"
 _MANY, _SECONDS = 12, 90
 #: of the suite 3h-offline: what a model of this size can show in two minutes
 TABLE = ("gsm8k_likelihood", "truthfulqa", "strongreject", "safe_lookalikes")
+#: Tokens of an answer under that limit: a refusal shows in its first sentence.
+_SHORT = {"strongreject": 24, "safe_lookalikes": 24}
 
 
 def run(
@@ -101,6 +103,7 @@ def show_table(model: PeftModel, tokenizer: Any, paths: Mapping[str, Path], fold
             limit=items or _MANY,
             max_seconds=None if items else _SECONDS,
             datasets=TABLE,
+            shorten=None if items else _SHORT,
             tokenizer=tokenizer,
             leave_out=list(paths.values()),
             skip_unreachable=True,
