@@ -26,7 +26,7 @@ _kernels: ModuleType | None = None
 def load(entries: int) -> bool:
     """Use compiled loops from now on, if a merge of so many entries is worth it; whether they are used.
 
-    The first use on a machine compiles them (some ten seconds in all), later ones find them in numba's cache.
+    The first use on a machine compiles them (some seconds a merge), later ones find them in numba's cache.
     """
     global _kernels
     if _kernels is None and entries >= _WORTH_IT:

@@ -158,10 +158,6 @@ class StreamedRanks:
         ]
 
 
-def _value(upper: Tensor, lower_counts: Tensor, rank: Tensor) -> float:
-    return from_bits(upper, bin_of_rank(lower_counts, rank)[0]).item()
-
-
 def _bracket(sample: np.ndarray, share: float, doubt: float = 0.0) -> tuple[float, float]:
     """Between which two magnitudes of a sample, sorted downwards, the value at this share of all lies.
 
