@@ -43,6 +43,7 @@ def run(
     from ..lab.comparison.budget import settled, within
     from ..lab.comparison.findings import Findings
     from ..lab.comparison.reading import read_lab
+    from ..lab.comparison.records import RECORDS, Records
     from ..lab.comparison.steps import check_space, graph_of
 
     comparison = read_lab(file)
@@ -57,7 +58,9 @@ def run(
         if prune:
             _prune(graph)
         states = graph.run(chosen, lambda text: typer.echo(text, err=True))
-        written = Findings.of(comparison, graph).save(out)
+        records = Records.of(comparison, graph)
+        records.save(out / RECORDS)
+        written = Findings.of(records).save(out)
     typer.echo(f"report: {written}")
     ended = [state for state in states if state.word != "done"]
     if ended:
@@ -86,11 +89,28 @@ def status(file: _File, out: _Out, as_json: AsJson = False) -> None:
 
 
 @lab.command()
-def report(file: _File, out: _Out) -> None:
-    """Write the report again from what is done, without running anything."""
+def report(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="lab.yaml, and --out its run; or the records.json of a run (also .gz), and --out a folder for the "
+            "report.",
+            show_default=False,
+        ),
+    ],
+    out: _Out,
+) -> None:
+    """Write the report and its pictures again, without running anything: from what is done, or from kept records."""
     from ..lab.comparison.findings import Findings
+    from ..lab.comparison.records import RECORDS, Records
 
-    typer.echo(f"report: {Findings.of(*_settled(file, out)).save(out)}")
+    if file.suffix in (".json", ".gz"):
+        records = Records.read(file)
+        out.mkdir(parents=True, exist_ok=True)
+    else:
+        records = Records.of(*_settled(file, out))
+        records.save(out / RECORDS)
+    typer.echo(f"report: {Findings.of(records).save(out)}")
 
 
 def _settled(file: Path, out: Path) -> tuple[Lab, Graph]:

@@ -12,6 +12,8 @@ from ...evaluation.suite import H
 KINDS = ("full", "lora")
 PARADIGMS = ("static", "continual")
 STRATEGIES = ("heuristic", "score", "adaptive")
+#: settings of training that are words -> which
+WORDS = {"seeds": ("different", "shared"), "precision": ("auto", "float32", "bfloat16")}
 #: Methods of the lab alone, which stand in for R-TSVM's two ideas without what is said to make them work (`controls`).
 CONTROLS = ("random_weights", "uniform_cut")
 
@@ -26,6 +28,9 @@ class Training:
         max_tokens: longer examples are cut at their end.
         rank, alpha: of LoRA, on all linear layers.
         seeds: of LoRA's initialisation: a `different` one for each expert, as of different makers, or one `shared`.
+        precision: of the products in a step; weights and their updates are float32 always. `auto` is bfloat16 on a GPU
+            that has it and float32 elsewhere; processors with AVX-512 BF16 or AMX are twice as fast by `bfloat16`,
+            older ones ten times slower.
         roles: H -> what is different for it: an expert that is no better than the base has to be trained further before
             anything is compared.
     """
@@ -38,6 +43,7 @@ class Training:
     rank: int = 8
     alpha: int = 16
     seeds: str = "different"
+    precision: str = "auto"
     roles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, role: str) -> Training:

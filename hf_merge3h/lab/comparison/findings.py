@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...evaluation import compare, statistics
-from ...evaluation.report import Report
 from ...evaluation.store import write_aside
 from ...evaluation.suite import H
-from .boards import Items, board_of, side_by_side, values_of
-from .config import Lab
-from .graph import Graph, State
-from .measuring import RUN
+from .boards import Items, board_of, side_by_side
+from .records import Records
 
 FINDINGS, REPORT = "findings.json", "report.md"
 BASE = "base"
@@ -114,8 +111,7 @@ class Arena:
         return {
             "place": self.place,
             "split": self.split,
-            "datasets": {name: {key: fact[key] for key in ("title", "h", "dimension", "key", "direction", "averaged")}
-                         for name, fact in self.datasets.items()},
+            "datasets": self.datasets,
             "models": {
                 name: {
                     "figures": self.figures(name),
@@ -149,60 +145,65 @@ def _told(point: float, draws: Any) -> dict[str, Any]:
 class Findings:
     """All arenas of a comparison, and where its steps stand."""
 
-    lab: Lab
-    states: tuple[State, ...]
+    records: Records
     arenas: tuple[Arena, ...]
 
     @classmethod
-    def of(cls, lab: Lab, graph: Graph) -> Findings:
+    def of(cls, records: Records) -> Findings:
         """From what is done; an arena without base and all three experts is left out until they are there."""
-        states = tuple(graph.states())
-        done = {state.step.name: state for state in states if state.word == "done" and state.step.action == "measure"}
-        return cls(lab, states, tuple(_arenas(lab, done)))
+        return cls(records, tuple(_arenas(records)))
 
     @property
     def costs(self) -> dict[str, dict[str, float]]:
         """Action -> steps, seconds, and the most memory that one took."""
         found: dict[str, dict[str, float]] = {}
-        for state in self.states:
-            if state.word == "done":
-                one = found.setdefault(state.step.action, {"steps": 0, "seconds": 0.0, "peak_mb": 0.0})
+        for stood in self.records.steps.values():
+            if stood.word == "done":
+                one = found.setdefault(stood.action, {"steps": 0, "seconds": 0.0, "peak_mb": 0.0})
                 one["steps"] += 1
-                one["seconds"] += state.facts["seconds"]
-                one["peak_mb"] = max(one["peak_mb"], state.facts["peak_mb"])
+                one["seconds"] += stood.facts["seconds"]
+                one["peak_mb"] = max(one["peak_mb"], stood.facts["peak_mb"])
         return found
 
     @property
-    def mixtures(self) -> dict[str, dict[str, Any]]:
-        """Step -> what a mixture is made of."""
-        return self._told("mix", ("proportions", "drawn", "cosines"))
+    def not_done(self) -> dict[str, dict[str, Any]]:
+        """Step -> how it stands, and the error where it failed."""
+        return {
+            name: {"state": stood.word, "error": stood.facts.get("error")}
+            for name, stood in self.records.steps.items() if stood.word != "done"
+        }  # fmt: skip
 
     @property
-    def tuned(self) -> dict[str, dict[str, Any]]:
-        """Step -> the best trial of a search, and how many there were."""
-        return self._told("tune", ("best", "trials"))
+    def mixtures(self) -> dict[str, Mapping[str, Any]]:
+        """Step -> what a mixture is made of."""
+        return self._told("mix")
 
-    def _told(self, action: str, keys: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Some facts of the steps of an action that are done."""
-        done = [one for one in self.states if one.word == "done" and one.step.action == action]
-        return {one.step.name: {key: one.facts[key] for key in keys} for one in done}
+    @property
+    def tuned(self) -> dict[str, Mapping[str, Any]]:
+        """Step -> the best trial of a search, and how many there were."""
+        return self._told("tune")
+
+    def _told(self, action: str) -> dict[str, Mapping[str, Any]]:
+        """Facts of the steps of an action that are done."""
+        return {
+            name: stood.facts for name, stood in self.records.steps.items()
+            if stood.word == "done" and stood.action == action
+        }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
+        records = self.records
         return {
-            "name": self.lab.name,
-            "base": self.lab.base,
-            "seed": self.lab.seed,
+            "name": records.name,
+            "base": records.base,
+            "seed": records.seed,
             "arenas": [arena.to_dict() for arena in self.arenas],
-            "training": self._told("train", ("steps", "first_loss", "last_loss", "seconds")),
+            "training": self._told("train"),
             "mixtures": self.mixtures,
             "tuned": self.tuned,
             "costs": self.costs,
-            "not_done": {
-                state.step.name: {"state": state.word, "error": state.facts.get("error")}
-                for state in self.states if state.word != "done"
-            },
-        }  # fmt: skip
+            "not_done": self.not_done,
+        }
 
     def save(self, out: Path) -> Path:
         """Write findings.json, report.md and, where there is something to draw, pictures for light and dark pages.
@@ -222,36 +223,25 @@ class Findings:
         return out / REPORT
 
 
-def _arenas(lab: Lab, done: Mapping[str, State]) -> Iterator[Arena]:
-    places: dict[tuple[str, str], dict[str, State]] = {}
-    for name, state in done.items():
+def _arenas(records: Records) -> Iterator[Arena]:
+    places: dict[tuple[str, str], dict[str, str]] = {}
+    for name in records.values:
         _, split, *place, label = name.split("/")
         if place and place[0] != "mixture":
             tuned = place[-1] == "tuned"
             home = "/".join(place[:-1] if tuned else place)
-            places.setdefault((home, split), {})[f"{label} (tuned)" if tuned else label] = state
+            places.setdefault((home, split), {})[f"{label} (tuned)" if tuned else label] = name
     for (home, split), found in places.items():
-        experts = {expert(h): found.pop(f"expert-{h}", None) for h in H}
-        base = done.get(f"measure/{split}/base")
-        if base is None or any(state is None for state in experts.values()):
+        base = f"measure/{split}/base"
+        experts = {expert(h): found.pop(f"expert-{h}", "") for h in H}
+        if any(name not in records.values for name in (base, *experts.values())):
             continue
         kind = home.split("/")[1]
         mixtures = {
-            f"mix: {name.rsplit('/', 1)[1]}": state for name, state in done.items()
+            f"mix: {name.rsplit('/', 1)[1]}": name for name in records.values
             if name.startswith(f"measure/{split}/mixture/{kind}/")
         }  # fmt: skip
-        states = {BASE: base, **experts, **found, **mixtures}
-        reports = {label: Report.read(state.folder / RUN) for label, state in states.items() if state is not None}
-        datasets = reports[BASE].facts["datasets"]
-        facts = {label: _facts(state) for label, state in states.items() if state is not None}
-        yield Arena(home, split, {label: values_of(report) for label, report in reports.items()}, facts, datasets)
-
-
-def _facts(state: State) -> dict[str, Any]:
-    path = state.folder / "merge.json"
-    if not path.is_file():
-        return dict(state.facts)
-    told = json.loads(path.read_text(encoding="utf-8"))
-    ranks = [one["kept_rank"] for one in told["tensors"] if one["kept_rank"] is not None]
-    mean = {"mean": float(np.mean(ranks)), "least": min(ranks), "most": max(ranks)} if ranks else None
-    return {**state.facts, "ranks": mean}
+        steps = {BASE: base, **experts, **found, **mixtures}
+        models = {label: records.values[name] for label, name in steps.items()}
+        facts = {label: records.steps[name].facts for label, name in steps.items()}
+        yield Arena(home, split, models, facts, records.datasets[split])

@@ -16,7 +16,7 @@ from ...evaluation.store import folder_name
 from ...evaluation.suite import H, read_suite
 from ...registry import get_method
 from .bases import CONFIGS
-from .config import CONTROLS, KINDS, PARADIGMS, STRATEGIES, Lab, Training, Tuning, Variant
+from .config import CONTROLS, KINDS, PARADIGMS, STRATEGIES, WORDS, Lab, Training, Tuning, Variant
 
 _KEYS = ("name", "base", "data", "experts", "training", "paradigms", "order", "mixtures", "methods", "ablation",
          "evaluation", "tuning", "seed", "keep")  # fmt: skip
@@ -256,8 +256,8 @@ class _Reader:
         for name, value in given.items():
             if not self._known(key, name, list(known)):
                 continue
-            if name == "seeds":
-                self._known(f"{key}.seeds", value, ("different", "shared"))
+            if name in WORDS:
+                self._known(f"{key}.{name}", value, WORDS[name])
             elif isinstance(known[name], int):
                 value = self._number(f"{key}.{name}", value)
             elif isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):

@@ -106,6 +106,9 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
     from trl import SFTConfig
 
     cuda = torch.cuda.is_available()
+    precision = settings["precision"]
+    if precision == "auto":
+        precision = "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
     # TRL turns on checkpointing of activations by an old name, which transformers warns of; here it is off by the new
     checkpointing: dict[str, Any] = {"gradient_checkpointing": None, "activation_checkpointing": False}
     return SFTConfig(
@@ -118,7 +121,7 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
         weight_decay=0.0,
         max_length=settings["max_tokens"],
         completion_only_loss=True,
-        bf16=cuda and torch.cuda.is_bf16_supported(),
+        bf16=precision == "bfloat16",
         use_cpu=not cuda,
         seed=settings["seed"],
         data_seed=settings["seed"],

@@ -25,14 +25,13 @@ _NOTES = (
 
 def markdown(findings: Findings, pictures: Mapping[str, Mapping[str, str]]) -> str:
     """The whole report."""
-    lab = findings.lab
-    parts = [f"# Comparison: {lab.name}", *_NOTES]
-    ended = [state for state in findings.states if state.word != "done"]
-    words = [state.word for state in findings.states]
+    records, left = findings.records, findings.not_done
+    parts = [f"# Comparison: {records.name}", *_NOTES]
+    steps = len(records.steps)
     parts.append(
-        f"{words.count('done')} of {len(words)} steps are done"
-        + ("." if not ended else "; what is not is listed at the end.")
-        + f" Seed {lab.seed}; {'all' if lab.limit is None else f'at most {lab.limit}'} items a data set."
+        f"{steps - len(left)} of {steps} steps are done"
+        + ("; what is not is listed at the end." if left else ".")
+        + f" Seed {records.seed}; {'all' if records.limit is None else f'at most {records.limit}'} items a data set."
     )
     for arena in findings.arenas:
         parts += _arena(arena, pictures.get(arena.place) if arena.split == "test" else None)
@@ -44,15 +43,14 @@ def markdown(findings: Findings, pictures: Mapping[str, Mapping[str, str]]) -> s
         for action, one in findings.costs.items()
     ]
     parts += ["## Costs", table(rows)]
-    if ended:
+    if left:
         parts.append("## Not done")
-        parts.append("\n".join(f"- `{state.step.name}`: {_why(state)}" for state in ended))
+        parts.append("\n".join(f"- `{name}`: {_why(**told)}" for name, told in left.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def _why(state: Any) -> str:
-    error = state.facts.get("error")
-    return f"{state.word}: {' '.join(str(error).split())}" if error else state.word
+def _why(state: str, error: str | None) -> str:
+    return f"{state}: {' '.join(error.split())}" if error else state
 
 
 def _arena(arena: Arena, pictures: Mapping[str, str] | None) -> list[str]:

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_merge3h.cli import app
-from hf_merge3h.errors import RequestError
+from hf_merge3h.errors import RequestError, SourceError
 from hf_merge3h.evaluation.statistics import mean_interval
 from hf_merge3h.lab.comparison.actions import ACTIONS
 from hf_merge3h.lab.comparison.findings import Findings
 from hf_merge3h.lab.comparison.graph import DONE, Job
 from hf_merge3h.lab.comparison.reading import read_lab
+from hf_merge3h.lab.comparison.records import Records
 from hf_merge3h.lab.comparison.steps import graph_of
 from tests.evaluation import tiny
 
@@ -81,7 +82,7 @@ def test_a_run_that_was_killed_twice_ends_with_the_same_numbers(ran, tmp_path):
     lab = read_lab(file)
     graph = graph_of(lab, tmp_path)
     here(graph, graph.steps)
-    Findings.of(lab, graph).save(tmp_path)
+    Findings.of(Records.of(lab, graph)).save(tmp_path)
     assert figures(tmp_path) == figures(out)
 
 
@@ -130,6 +131,25 @@ def test_status_and_report_run_nothing(ran):
     (out / "report.md").unlink()
     assert CliRunner().invoke(app, ["lab", "report", str(file), "--out", str(out)]).exit_code == 0
     assert (out / "report.md").read_text() == before
+
+
+def test_the_report_comes_again_from_the_records_alone(ran, tmp_path):
+    _, out, _ = ran
+    kept = tmp_path / "kept.json.gz"
+    Records.read(out / "records.json").save(kept)
+    assert b"question number" not in (out / "records.json").read_bytes()  # numbers alone
+    told = CliRunner().invoke(app, ["lab", "report", str(kept), "--out", str(tmp_path / "again")])
+    assert told.exit_code == 0, told.output
+    for name in ("report.md", "findings.json", "recovery-static-full-dark.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 99}', b"\x1f\x8bno"])
+def test_what_is_no_records_is_refused(content, tmp_path):
+    file = tmp_path / "records.json"
+    file.write_bytes(content)
+    with pytest.raises(SourceError, match=r"records\.json"):
+        Records.read(file)
 
 
 def test_a_step_that_fails_is_told_and_the_others_go_on(tmp_path):
@@ -238,7 +258,7 @@ def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
     assert search.settings["suite"] == graph.steps["measure/development/base"].settings["suite"]
     names = ["questions", *(name for name in graph.steps if name.startswith(("train", "measure/development")))]
     here(graph, names)
-    told = Findings.of(lab, graph).arenas
+    told = Findings.of(Records.of(lab, graph)).arenas
     assert [arena.split for arena in told] == ["development"]
     assert set(told[0].merges) == {"uniform_cut", "random_weights"}
 
