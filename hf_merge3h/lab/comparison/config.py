@@ -91,6 +91,7 @@ class Lab:
         ablation: label -> variant, measured on the development split alone.
         suites: split -> suite file.
         limit: items a data set.
+        precision: of the products when models are asked, `float32` or `bfloat16` (weights are float32 always).
         keep: labels of merged models that are kept.
     """
 
@@ -108,5 +109,6 @@ class Lab:
     ablation: Mapping[str, Variant] = field(default_factory=dict)
     tuning: Tuning | None = None
     limit: int | None = 100
+    precision: str = "float32"
     seed: int = 0
     keep: tuple[str, ...] = ()

@@ -77,18 +77,22 @@ def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     """Run a suite on one model; the training questions of all experts, as far as recorded, are left out."""
+    import torch
     from transformers import AutoTokenizer
 
     from ...evaluation.run import evaluate_3h
 
     settings = job.settings
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    short = settings.get("precision") == "bfloat16"
     tokenizer = AutoTokenizer.from_pretrained(base_folder(job.step.paths["base"]))
     trained = [job.inputs["questions"]] if "questions" in job.inputs else []
     trained += [Path(job.step.paths[role]) for role in H if role in job.step.paths]
-    return evaluate_3h(
-        {MODEL: source}, job.step.paths["suite"], limit=limit, seed=settings["seed"], out=out, tokenizer=tokenizer,
-        leave_out=trained, save_report=False, progress=False,
-    )  # fmt: skip
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=short):
+        return evaluate_3h(
+            {MODEL: source}, job.step.paths["suite"], limit=limit, seed=settings["seed"], out=out,
+            tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
+        )  # fmt: skip
 
 
 def stage(job: Job) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class _Reader:
         for key in given:
             if key not in _KEYS:
                 problems.add(f"{show(str(key))}: no such key; {nearest(str(key), _KEYS)}")
-        suites, limit = self._evaluation()
+        suites, limit, precision = self._evaluation()
         found = Lab(
             folder=self.folder,
             name=str(given.get("name", self.folder.name)),
@@ -68,6 +68,7 @@ class _Reader:
             ablation=self._variants("ablation"),
             tuning=self._one("tuning", Tuning, given["tuning"]) if given.get("tuning") else None,
             limit=limit,
+            precision=precision,
             seed=self._number("seed", given.get("seed", 0), least=0) or 0,
             keep=tuple(self._list("keep", given.get("keep", ()))),
         )
@@ -196,10 +197,10 @@ class _Reader:
                 self.problems.add(f"{key}.{label}: {problem}")
         return found
 
-    def _evaluation(self) -> tuple[dict[str, Path], int | None]:
+    def _evaluation(self) -> tuple[dict[str, Path], int | None, str]:
         given = self._mapping("evaluation")
         for key in given:
-            self._known("evaluation", key, ("test", "development", "limit"))
+            self._known("evaluation", key, ("test", "development", "limit", "precision"))
         suites = {}
         for split in ("test", "development"):
             if split not in given:
@@ -211,7 +212,9 @@ class _Reader:
         if "test" not in given:
             self.problems.add("evaluation.test: missing, expected the file of a suite")
         limit = given.get("limit", 100)
-        return suites, None if limit is None else self._number("evaluation.limit", limit)
+        precision = given.get("precision", "float32")
+        self._known("evaluation.precision", precision, ("float32", "bfloat16"))
+        return suites, None if limit is None else self._number("evaluation.limit", limit), precision
 
     def _attempt(self, work: Callable[[], Any]) -> None:
         try:

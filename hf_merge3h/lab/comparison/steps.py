@@ -70,7 +70,7 @@ class _Builder:
         self.common = {"base": base_digest(lab.base), "seed": lab.seed}
         self.base = {"base": lab.base}
         self.suites = {split: _suite_settings(path) for split, path in lab.suites.items()}
-        self.left_out = _left_out(lab.experts)
+        self.asked = _left_out(lab.experts) | ({} if lab.precision == "float32" else {"precision": lab.precision})
 
     def steps(self) -> Iterator[Step]:
         lab = self.lab
@@ -154,7 +154,7 @@ class _Builder:
     ) -> Step:
         told = {
             **self.common, **self.suites[split], "limit": self.lab.limit if limit is None else limit, "variant": None,
-            "of": None, **self.left_out, **settings,
+            "of": None, **self.asked, **settings,
         }  # fmt: skip
         given = (QUESTIONS,) if self.lab.data else ()
         return Step(name, "measure", told, (*given, *inputs), self._paths(split))
@@ -200,7 +200,7 @@ class _Builder:
             if parameter is None:
                 continue
             settings = {
-                **self.common, **self.suites["development"], **self.left_out, **asdict(tuning), "experts": dict(roles),
+                **self.common, **self.suites["development"], **self.asked, **asdict(tuning), "experts": dict(roles),
                 "variant": asdict(variant), "parameter": parameter, "roles": known,
             }  # fmt: skip
             given = (QUESTIONS,) if self.lab.data else ()

@@ -234,6 +234,30 @@ def weights(base: Path, folder: Path):
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
+def test_precision_is_that_of_products_alone_and_part_of_what_a_result_depends_on(tmp_path):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        training = {"full": {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "precision": precision}}
+        evaluation = {"test": "suite/tiny.yaml", "limit": 4, "precision": precision}
+        lab = read_lab(small.lab(tmp_path, training=training, evaluation=evaluation))
+        graph = graph_of(lab, tmp_path / precision)
+        names = ["questions", "measure/test/base", "train/static/full/honesty"]
+        here(graph, names)
+        weights = load_file(graph.folder(names[2]) / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+        found[precision] = (
+            [graph.key(name) for name in names[1:]],
+            list(Records.of(lab, graph).values["measure/test/base"]["gold"].values()),
+            torch.cat([tensor.flatten() for _, tensor in sorted(weights.items())]),
+        )
+    (keys, values, moved), (other_keys, other_values, other_moved) = found.values()
+    assert not set(keys) & set(other_keys)
+    assert values != other_values
+    assert other_values == pytest.approx(values, abs=0.1)
+    assert not torch.equal(moved, other_moved)
+    assert float((moved - other_moved).norm() / moved.norm()) < 0.01
+
+
 def test_lora_seeds_are_shared_or_apart(tmp_path):
     for seeds, equal in (("shared", True), ("different", False)):
         training = {"lora": {"steps": 1, "batch_size": 1, "seeds": seeds}}
