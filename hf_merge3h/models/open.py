@@ -40,14 +40,12 @@ class Base:
         label: what a report calls it.
         origin: where it came from.
         identity: what it would be recognised by among the experts (the module, a resolved folder, a Hub id).
-        loaded_from: where a live model says that it was loaded from; it may have been trained since.
     """
 
     weights: LiveModule | Checkpoint
     label: str
     identity: tuple[Any, ...]
     origin: Origin
-    loaded_from: tuple[Any, ...] = ()
 
 
 def is_peft_model(thing: object) -> bool:
@@ -60,30 +58,27 @@ def fetch(source: Any, argument: str, hub: HubOptions) -> ResolvedSource:
     """The folder of a source that is named by a string or path."""
     if not isinstance(source, (str, os.PathLike)):
         raise bad(argument, source, _WAYS)
-    return resolve(
-        source,
-        token=hub.token,
-        revision=hub.revision,
-        subfolder=hub.subfolder,
-        cache_dir=hub.cache_dir,
-        local_files_only=hub.local_files_only,
-    )
+    try:
+        return resolve(
+            source,
+            token=hub.token,
+            revision=hub.revision,
+            subfolder=hub.subfolder,
+            cache_dir=hub.cache_dir,
+            local_files_only=hub.local_files_only,
+        )
+    except RequestError as problem:  # of several sources, the user has to know which
+        said = str(problem)
+        if not said.startswith("source="):
+            raise
+        raise type(problem)(argument + said.removeprefix("source")) from None
 
 
 def live_base(live: LiveModule, hub: HubOptions) -> Base:
     """The live model as it stands, as the base."""
     config = getattr(live.model, "config", None)
     path = getattr(config, "_name_or_path", "") or ""
-    folder = Path(path).resolve() if path and Path(path).is_dir() else None
-    commit = getattr(config, "_commit_hash", None)  # where transformers itself loaded it from the Hub
-    pinned = f"{path}@{commit}" if path and commit and folder is None and "@" not in path else path
-    return Base(
-        live,
-        path or type(live.model).__name__,
-        (live.model,),
-        live_origin(live.model, hub),
-        tuple(filter(None, (path, folder, pinned))),
-    )
+    return Base(live, path or type(live.model).__name__, (live.model,), live_origin(live.model, hub))
 
 
 def open_base(source: Any, live: LiveModule, hub: HubOptions) -> Base:
@@ -120,6 +115,8 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
         problems = Problems(f"{role} cannot be merged into the base")
         compare(live, expert, problems, live.vocabulary)
         problems.raise_any()
+        if _unchanged(expert, base.weights, live):
+            raise _is_base(role, source)
         return WholeModel(expert, role, live_origin(source, hub))
     found = fetch(source, f"experts[{role!r}]", hub)
     label = f"{role} ({show(str(source))[1:-1]})"
@@ -129,7 +126,7 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
     if any(_among(spelling, base.identity) for spelling in spellings):
         raise _is_base(role, source)
     weights = open_expert_weights(found.folder, live, label)
-    if any(_among(spelling, base.loaded_from) for spelling in spellings) and _unchanged(weights, live):
+    if _unchanged(weights, base.weights, live):
         raise _is_base(role, source)
     return WholeModel(weights, label, _whole_origin(found, hub))
 
@@ -155,9 +152,9 @@ def _among(source: Any, identity: tuple[Any, ...]) -> bool:
     ]
 
 
-def _unchanged(weights: LiveModule | Checkpoint, live: LiveModule) -> bool:
-    """Whether a live model still holds what the checkpoint does (it stops at the first tensor that differs)."""
-    return all(torch.equal(weights.load(name).float(), live.load(name).float().cpu()) for name in live.specs())
+def _unchanged(expert: LiveModule | Checkpoint, base: LiveModule | Checkpoint, live: LiveModule) -> bool:
+    """Whether an expert holds what the base does, wherever it lies (it stops at the first tensor that differs)."""
+    return all(torch.equal(expert.load(name).float().cpu(), base.load(name).float().cpu()) for name in live.specs())
 
 
 def _is_base(role: str, source: Any) -> RequestError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 
@@ -117,6 +118,8 @@ def test_bad_experts(tmp_path) -> None:
         (base, [one, one], "one live model is given twice"),
         (base, [one, base], r"experts\['expert_2'\].*this is the base"),
         (loaded, [one, str(tmp_path / "base")], "this is the base"),
+        (base, [one, str(tmp_path / "base")], r"experts\['expert_2'\]=.*this is the base"),  # not loaded from it
+        (base, [one, copy.deepcopy(base)], r"experts\['expert_2'\].*this is the base"),
         (base, [one, 3], r"experts\['expert_2'\]=3: expected a Hub id"),
         (base, [one, str(tmp_path / "nothing")], "nothing"),
         (base, [one, nn.Linear(2, 2)], "of the base missing"),
@@ -153,7 +156,7 @@ def test_what_is_wrong_with_each_expert_is_told_at_once(tmp_path) -> None:
     assert len(re.findall(r"honesty .* has shape \[", text)) == 6
     assert "nothing" in text
     assert "harmless" not in text
-    with pytest.raises(SourceError, match=r"(?s)/x': no such folder.*/y': no such folder"):
+    with pytest.raises(SourceError, match=r"(?s)experts\['expert_1'\]='.*/x': no such folder.*/y': no such folder"):
         base.merge_3h([str(tmp_path / "x"), str(tmp_path / "y")], method="linear", progress=False)
 
 
