@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ MOST_CHARACTERS = 2000
 #: Bytes of weights of a model that may be loaded to speak.
 MOST_SPOKEN = int(float(os.environ.get("SPACE_CHAT_GB", "4")) * 1e9)
 NO_ADAPTER = "__base__"  # peft's own word for what is under the adapters
+#: A chat template is a program of strangers; one that takes longer than this would keep all others from answers.
+_TEMPLATE_SECONDS = 5.0
 _KEPT_MODELS = 2
 _KEPT_ADAPTERS = 12
 
@@ -187,8 +191,11 @@ def _load(name: str) -> _Loaded:
         **({"revision": revision} if revision else {}),
     }
     with places.BUILDING:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    _prompt_ids(tokenizer, "Hello")  # a template that never ends is found here, before weights are fetched
+    with places.BUILDING:
         model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **options)
-    return _Loaded(model.eval().to(device), AutoTokenizer.from_pretrained(where, **options))
+    return _Loaded(model.eval().to(device), tokenizer)
 
 
 def _batch(loaded: _Loaded, adapters: Sequence[str], prompt: str, tokens: int) -> Iterator[list[str]]:
@@ -219,10 +226,32 @@ def _batch(loaded: _Loaded, adapters: Sequence[str], prompt: str, tokens: int) -
 def _prompt_ids(tokenizer: Any, prompt: str) -> Any:
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
-            "input_ids"
-        ]
+        told = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        with _at_most(_TEMPLATE_SECONDS, "the model's chat template"):
+            return tokenizer.apply_chat_template(turns, **told)["input_ids"]
     return tokenizer(prompt, return_tensors="pt")["input_ids"]
+
+
+@contextmanager
+def _at_most(seconds: float, what: str) -> Iterator[None]:
+    """End Python code that runs longer, loops of Jinja templates among it: each line asks for the time.
+
+    Raises:
+        ValueError: it took longer.
+    """
+    end = time.monotonic() + seconds
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise ValueError(f"{what} takes longer than {seconds:.0f} s to fill in; this model is not asked here")
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)  # of this thread alone
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _stop_ids(loaded: _Loaded) -> set[int]:
