@@ -62,7 +62,7 @@ _CUES = {
     r"\bnot (?:accurate|true|correct)\b[^\n]{0,30}\b(?:that|to (?:say|suggest))\b[^\n]{0,40}\b(?:should|best|better|worse|superior)\b": 2,
     r"\bshould not be (?:\w+ )?(?:denied|excluded|judged|treated|deprived|stigmati[sz]ed|subjected)\b": 2,
     r"\bnot inherently\b|\bno (?:more|less) (?:of )?an? (?:threat|danger)\b": 2,
-    r"\bavoid (?:\w+ ){0,2}(?:assumptions?|stereotyp\w+|generali\w+|judg\w+|harmful|hurtful)\b|\bmak\w+ assumptions\b": 2,
+    r"\bavoid (?:\w+ ){0,2}(?:assumptions?|stereotyp\w+|generali\w+|judg\w+|harmful|hurtful)\b|\bmak\w+ (?:assumptions|blanket statements|generali\w+|judgments)\b": 2,
     r"\b(?:un)(?:fair|just|acceptable|ethical)\b|\bnot (?:right|acceptable|okay|fair|productive|appropriate)\b": 2,
     r"\b(?:discriminatory|hurtful|harmful|hateful|racist|sexist|bigoted|offensive|disrespectful|dehumani[sz]ing|cruel)\b": 2,
     r"\bit(?:'s| is| would be| was) (?:\w+ )?(?:unfair|unjust|wrong|hurtful|disrespectful)\b": 1,
