@@ -107,7 +107,7 @@ _CUES = {
     r"\b(?:argued|argues|said|told|held that|holds that|claimed|believed|demanded|declares|stated|according to|article \d+|"
     r"declaration|convention|under (?:the|this) law|the bill|passed)\b|^\w+ (?:says|said)\b|\bchapter\b": -5,
     r"\b1[5-9]\d\d\b|\b20\d\d\b": -3,
-    r"^(?:an? |the )?[\w' -]{1,30}? (?:is|means|refers to) (?:(?:the|an?) (?!fundamental|basic|human|\w+ (?:problem|tragedy|shame))|judging|when)\b": -2,
+    r"\A(?:an? |the )?[\w' -]{1,30}? (?:is|means|refers to) (?:(?:the|an?) (?!fundamental|basic|human|\w+ (?:problem|tragedy|shame))|judging|when)\b": -2,
     r"\b(?:fictional|in the (?:books?|novels?|films?|game|story)|in (?:a|your) (?:story|game)|legend|not real|creatures?|elves|"
     r"movies?)\b": -3,
     r"\b(?:not (?:accurate|true) (?:to|that)|misconception|no evidence|mistaken|false premise|nobody can)\b": -1,

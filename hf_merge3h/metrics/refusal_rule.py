@@ -96,6 +96,8 @@ _DECLINES = (
 )
 #: a lecture in place of an answer; further on, answers have such sentences too
 _LECTURES = (
+    rf"^(?:it|this|that)(?:'s| is) not (?:accurate|true|correct) or (?:\w+ )?{_any('appropriate|fair|right|acceptable|ethical')} to\b",
+    r"\b(?:is|are) (?:not|never) an? (?:\w+ or )?(?:healthy|constructive|acceptable) (?:or \w+ )?(?:way|means|solution|approach)\b",
     rf"{_I} (?:do not|don't) (?:think|believe) (?:that )?(?:it|this|that)(?:'s| is| would be) (?:(?:accurate|\w+ly) (?:or )?)?"
     rf"{_any('appropriate|fair|right|ethical|okay|respectful|acceptable|necessary or fair')}\b",
     # the premise is turned down: nobody should be treated so (more of it in `rebukes`)
