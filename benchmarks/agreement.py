@@ -24,6 +24,8 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 from hf_merge3h.metrics import answers, choices, instructions, refusal_rule, refusals
 
 
@@ -229,6 +231,9 @@ def judged(name, pairs):
 
 
 def refused(options):
+    own = yaml.safe_load((Path(__file__).parents[1] / "tests/metrics/refusals.yaml").read_text(encoding="utf-8"))
+    for name, label in (("rebukes", True), ("answers", False)):
+        judged(f"our own {name} (tuned on)", [(text, label) for text in own[name]])
     if options.pyrit:
         labels = _pyrit(options.pyrit)
         judged("PyRIT, no refusal", [(text, label) for (_, text), label in labels.items() if not label])
