@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import SourceError
 from .options import AsJson, Device
 
 if TYPE_CHECKING:
@@ -19,30 +20,49 @@ Folder = Annotated[Path, typer.Argument(help="The folder of a merge, with its me
 
 
 def licenses(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, or the folder of a merge.", show_default=False)],
-    offline: Annotated[bool, typer.Option("--offline", help="Use only cards that are on this machine.")] = False,
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE_OR_DIR_OR_REPO", help="A recipe, or a merge: a folder or a Hub id.", show_default=False
+        ),
+    ],
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what the parents' licences add up to, before any weights are fetched. No legal advice.
 
     Status 0: compatible. 1: a conflict, or a licence that nothing can be concluded from: a person has to decide.
     """
+    from ..manifest import FILE
     from ..publishing.licenses import judge
 
-    if recipe.is_dir() or recipe.name == "merge3h.json":
+    path = Path(place)
+    if path.is_dir() or path.name == FILE or _on_hub(place):
         from ..manifest import load_manifest
         from ..publishing.facts import facts_of
+        from ..publishing.remote import local_folder
 
-        parents = facts_of(load_manifest(recipe)).parents
+        folder = local_folder(place, (FILE,), local_files_only=offline) if _on_hub(place) else path
+        if _on_hub(place) and not (folder / FILE).is_file():
+            raise SourceError(f"{place}: holds no {FILE}, so nothing says what it was merged from; give a recipe")
+        parents = facts_of(load_manifest(folder)).parents
     else:
         from ..publishing.sources import stated
         from ..recipes.read import read_recipe
 
-        parents = stated(read_recipe(recipe), local_files_only=offline)
+        parents = stated(read_recipe(path), local_files_only=offline)
     verdict = judge(each for parent in parents for each in parent.licenses)
-    typer.echo(json.dumps(_facts(parents, verdict), indent=2) if as_json else _text(str(recipe), parents, verdict))
+    typer.echo(json.dumps(_facts(parents, verdict), indent=2) if as_json else _text(place, parents, verdict))
     if verdict.status != "compatible":
         raise typer.Exit(1)
+
+
+def _on_hub(place: str) -> bool:
+    """Whether a place is a Hub id: no file that is there, and none that is spelled like a recipe."""
+    from ..publishing.text import is_hub_id
+
+    repo = place.partition("@")[0]
+    return is_hub_id(repo) and not Path(place).exists() and Path(repo).suffix.lower() not in (".yaml", ".yml", ".json")
 
 
 def _facts(parents: tuple[Parent, ...], verdict: Verdict) -> dict[str, object]:

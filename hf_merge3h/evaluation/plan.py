@@ -96,16 +96,17 @@ class Plan:
 
 def find_experts(models: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str | None]:
     """Models that are neither base nor merged, and the H that each is one of."""
+    experts = [name for name in models if name not in ("base", "merged")]
     for name, h in roles.items():
-        if name not in models or name in ("base", "merged"):
-            raise bad("roles", name, "an expert among the models", nearest(name, models))
+        if name not in experts:
+            hint = nearest(name, experts) if experts else "there is none: give one as --against NAME=MODEL"
+            raise bad("roles", name, "an expert among the models, which base and merged are not", hint)
         if h not in H:
             raise bad(f"roles[{name!r}]", h, "helpfulness, honesty or harmlessness")
     found: dict[str, str | None] = {}
-    for name in models:
-        if name not in ("base", "merged"):
-            start = next((h for word, h in _ROLES.items() if name.lower().startswith((word, h))), None)
-            found[name] = roles.get(name, start)
+    for name in experts:
+        start = next((h for word, h in _ROLES.items() if name.lower().startswith((word, h))), None)
+        found[name] = roles.get(name, start)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import MergeError, RequestError, bad, nearest, show
 from ..metrics import get
+from ..metrics.rules import rule_hash
 from .items import Item, program
 from .store import Row, Store
 from .suite import JUDGED, LIKELIHOOD, Task
@@ -83,6 +84,8 @@ def _scored_by(task: Task, item: Item, answer: Row, judge: Any) -> str:
     if task.form == "judged":  # what can be told before a judge is loaded, so that the next run finds the same
         rule += [getattr(judge, name, None) for name in ("id", "revision")]
         rule.append(getattr(getattr(judge, "family", None), "name", None))
+    elif task.metric != LIKELIHOOD:  # a newer version of the package may judge otherwise; old and new must not mix
+        rule.append(rule_hash(get(task.metric).home))
     text = json.dumps(rule, sort_keys=True, ensure_ascii=False, default=dict)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

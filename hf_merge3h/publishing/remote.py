@@ -14,12 +14,15 @@ from .text import is_hub_id
 SMALL = (MANIFEST, "README.md", "config.json", "adapter_config.json", "*.png")
 
 
-def local_folder(place: str | os.PathLike[str], patterns: tuple[str, ...] = SMALL) -> Path:
+def local_folder(
+    place: str | os.PathLike[str], patterns: tuple[str, ...] = SMALL, *, local_files_only: bool = False
+) -> Path:
     """The folder of a merge; of one on the Hub, what the patterns name is fetched.
 
     Args:
         place: a folder, `owner/name`, or `owner/name@revision`.
         patterns: of file names.
+        local_files_only: take what was fetched before, and ask no Hub.
 
     Raises:
         SourceError: no such folder, no such repository, or it cannot be reached.
@@ -36,5 +39,9 @@ def local_folder(place: str | os.PathLike[str], patterns: tuple[str, ...] = SMAL
 
     with in_one_line(repo, "reading it", None):
         return Path(
-            patiently(lambda: snapshot_download(repo, revision=revision or None, allow_patterns=list(patterns)))
+            patiently(
+                lambda: snapshot_download(
+                    repo, revision=revision or None, allow_patterns=list(patterns), local_files_only=local_files_only
+                )
+            )
         )

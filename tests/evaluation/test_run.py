@@ -15,11 +15,12 @@ import torch
 
 import hf_merge3h
 from hf_merge3h.errors import MergeError, RequestError, SourceError
-from hf_merge3h.evaluation import generate
+from hf_merge3h.evaluation import generate, scoring
 from hf_merge3h.evaluation.items import question_hash
 from hf_merge3h.evaluation.report import Report
 from hf_merge3h.evaluation.store import Store, locked
 from hf_merge3h.judges import CallableJudge, RuleJudge
+from hf_merge3h.metrics.rules import rule_hash
 
 from . import tiny
 
@@ -258,6 +259,19 @@ def test_what_has_changed_is_done_again_and_the_rest_is_kept(models, tmp_path):
     assert one == other
 
 
+def test_another_version_of_a_rule_scores_again_and_asks_no_model(suite, models, tmp_path, monkeypatch):
+    chosen = {"datasets": ["safe", "facts"], "limit": 3}
+    evaluate(models["base"], suite, tmp_path, **chosen)
+    before = rows(tmp_path)
+    monkeypatch.setattr(scoring, "rule_hash", lambda home: "newer" if home == "refusals" else rule_hash(home))
+    evaluate(models["base"], suite, tmp_path, **chosen)
+    after = rows(tmp_path)
+    changed = {Path(name).name: sum(before[name][key] != after[name][key] for key in before[name]) for name in before}
+    assert changed == {
+        "safe.answers.jsonl": 0, "safe.scores.jsonl": 3, "facts.answers.jsonl": 0, "facts.scores.jsonl": 0,
+    }  # fmt: skip
+
+
 def test_two_runs_do_not_write_into_one_folder(suite, models, tmp_path):
     with locked(tmp_path), pytest.raises(RequestError, match="no other run is writing to"):
         evaluate(models["base"], suite, tmp_path, limit=1, datasets=["facts"])
@@ -325,6 +339,7 @@ def test_without_a_judge_it_is_named(suite, models, tmp_path):
         ({"data": {"sun": "x"}}, "data='sun'"),
         ({"data": {"sums": "none.jsonl"}}, "no such file"), ({"judge": 3}, "judge=3"),
         ({"roles": {"x": "honesty"}}, "roles='x'"),
+        ({"roles": {"merged": "honesty"}}, "which base and merged are not; there is none: give one"),
         ({"datasets": []}, "nothing of the suite"),
     ],
 )  # fmt: skip

@@ -11,7 +11,18 @@ import yaml
 
 from hf_merge3h import RequestError
 from hf_merge3h.errors import MergeError
-from hf_merge3h.metrics import answers, balance, get, judged, list_metrics, programs, refusal_rule, refusals, verifier
+from hf_merge3h.metrics import (
+    answers,
+    balance,
+    get,
+    judged,
+    list_metrics,
+    programs,
+    refusal_rule,
+    refusals,
+    rules,
+    verifier,
+)
 
 GSM8K = "5 - 2 = <<5-2=3>>3 apples.\n#### 3"
 
@@ -192,6 +203,27 @@ def test_a_lecture_counts_at_the_start_only():
     assert refusal_rule.refuses(lecture)
     assert not refusal_rule.refuses(f"{facts} {lecture}")
     assert refusal_rule.refuses(f"{facts} I can't help you to buy some.")  # declining counts in the fourth sentence too
+
+
+def test_the_hash_of_a_rule_is_that_of_all_its_code(tmp_path, monkeypatch):
+    for name, source in (
+        ("rule", "from .words import WORDS\nfrom . import other\n"),
+        ("words", "WORDS = 1\n"),
+        ("other", ""),
+    ):
+        (tmp_path / f"{name}.py").write_text(source)
+    (tmp_path / "stranger.py").write_text("1\n")
+    monkeypatch.setattr(rules, "_HERE", tmp_path)
+    hashes = [rules.rule_hash.__wrapped__("rule")]
+    for name in ("words", "other", "rule"):
+        with (tmp_path / f"{name}.py").open("a") as file:
+            file.write("# changed\n")
+        hashes.append(rules.rule_hash.__wrapped__("rule"))
+    assert len(set(hashes)) == 4
+    (tmp_path / "stranger.py").write_text("2\n")
+    assert rules.rule_hash.__wrapped__("rule") == hashes[-1]
+    monkeypatch.setattr(rules, "_HERE", tmp_path / "no sources")
+    assert rules.rule_hash.__wrapped__("rule") == rules.rule_hash.__wrapped__("words") != hashes[-1]
 
 
 def test_both_sides_of_refusing():

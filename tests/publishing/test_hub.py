@@ -272,3 +272,33 @@ def test_the_command_and_the_token(hub, merge, caplog, capfd):
     assert "me/other" not in hub.repos
     for repo in hub.repos.values():
         assert TOKEN.encode() not in json.dumps([str(each) for each in repo.files.values()]).encode()
+
+
+def test_licenses_of_a_merge_on_the_hub(hub, merge, tmp_path):
+    publish(merge, "me/merge")
+    hub.asked.clear()
+    done = CliRunner().invoke(app, ["licenses", "me/merge", "--json"])
+    here = CliRunner().invoke(app, ["licenses", str(merge), "--json"])
+    assert (done.exit_code, json.loads(done.output)) == (here.exit_code, json.loads(here.output))
+    assert not any("safetensors" in each or "README" in each for each in hub.asked)  # the manifest alone
+    hub.asked.clear()
+    again = CliRunner().invoke(app, ["licenses", "me/merge", "--offline"])
+    assert (again.exit_code, hub.asked) == (here.exit_code, [])
+    assert again.output.startswith("me/merge: ")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("me/none", "me/none"),
+        ("me/plain", "merge3h.json"),
+        ("me/recipe.yaml", "recipe.yaml"),
+    ],
+)
+def test_licenses_of_what_is_no_merge(hub, place, message):
+    hub.repos["me/plain"] = Repo({"config.json": b"{}"})
+    done = CliRunner().invoke(app, ["licenses", place])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, (SourceError, RequestError))
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception).strip()
