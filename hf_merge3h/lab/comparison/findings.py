@@ -71,6 +71,13 @@ class Arena:
 
     def recovery(self, model: str) -> dict[str, Any]:
         """(merged - base) / (expert - base) of each H where that is defined, and the least of them, with intervals."""
+        return self._recoveries[model]
+
+    @functools.cached_property
+    def _recoveries(self) -> dict[str, dict[str, Any]]:
+        return {name: self._recovered(name) for name in self.merges}
+
+    def _recovered(self, model: str) -> dict[str, Any]:
         board, replicates, points = self.board, [], []
         found: dict[str, dict[str, Any] | None] = {}
         for h in board.datasets:
