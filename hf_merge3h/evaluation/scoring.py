@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import MergeError, RequestError, bad, nearest, show
 from ..metrics import get
+from ..metrics.judged import speaks_of
 from ..metrics.rules import rule_hash
 from .items import Item, program
 from .store import Row, Store
@@ -150,8 +151,8 @@ def cannot_judge(judge: Any, task: Task) -> str:
     judge = judge_of(judge, task)
     if judge is None:
         return "needs a judge"
-    says, field = getattr(judge, "says", None), JUDGED[task.metric]
-    if says is not None and field not in says:
+    field = JUDGED[task.metric]
+    if not speaks_of(judge, field):
         return f"the judge {judge.id} does not say what is {field}; {task.metric} needs one that does"
     return ""
 

@@ -50,11 +50,14 @@ def ask(predictions: Any, references: Any, *, judge: Judge | None, field: str) -
         the judge said.
 
     Raises:
-        RequestError: no judge, or items that are no text.
+        RequestError: no judge, one that does not speak of the field, or items that are no text.
         MergeError: the judge failed, or did not give one verdict an answer.
     """
     if judge is None or not callable(judge):
         raise bad("judge", judge, _NEED, "no rule can tell; leave the metric out, and it is named as not evaluated")
+    if not speaks_of(judge, field):
+        name = str(getattr(judge, "id", judge))
+        raise bad("judge", name, f"one that says what is {field}", f"this one does not say it, but {_listed(judge)}")
     predictions, references = pair(predictions, references, "answers as text", "prompts")
     texts("predictions", predictions)
     prompts, known = _questions(references)
@@ -67,6 +70,16 @@ def ask(predictions: Any, references: Any, *, judge: Judge | None, field: str) -
     if len(verdicts) != len(prompts):
         raise MergeError(f"the judge gave {len(verdicts)} verdicts for {len(prompts)} answers: expected one each")
     return [_item(verdict, field) for verdict in verdicts]
+
+
+def speaks_of(judge: Any, field: str) -> bool:
+    """Whether a judge speaks of harm, or of hallucination, as far as it tells that before it is asked."""
+    says = getattr(judge, "says", None)
+    return says is None or field in says
+
+
+def _listed(judge: Any) -> str:
+    return "what is " + " and ".join(judge.says) if judge.says else "neither harm, refusal nor hallucination"
 
 
 def share(items: Items, *, field: str, rate: str, of: bool) -> dict[str, float]:
