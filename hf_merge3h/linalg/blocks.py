@@ -59,10 +59,10 @@ def gram_of_block(block: Float[Tensor, "task 1 n"]) -> Float[Tensor, "task task"
     tensor([[25.,  3.],
             [ 3.,  1.]], dtype=torch.float64)
     """
-    rows = block[:, 0].unbind()
-    if native.takes(*rows):
+    rows = block[:, 0]
+    if native.takes(rows):
         return native.gram(rows)
-    doubled = block[:, 0].double()
+    doubled = rows.double()
     return doubled @ doubled.mT
 
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
 from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
+
+CANCELLED = 1e-6  # agreeing weights that add up to less than this share of the largest one cancel
 
 _WORTH_IT = 1 << 24  # entries of a merge from which on numba's import is paid back
 _kernels: ModuleType | None = None
@@ -143,10 +146,40 @@ def _unsigned(key: int) -> np.uint64:
     return np.uint64(key % (1 << 64))
 
 
-def keep(vectors: Float[Tensor, "*shape"], mask: np.ndarray) -> Float[Tensor, "*shape"]:
-    """The vectors times a mask of as many entries, bool or 0 and 1."""
-    result = torch.empty_like(vectors)
-    _loops().keep(vectors.reshape(-1).numpy(), mask.reshape(-1).view(np.uint8), result.reshape(-1).numpy())
+def drop_by_lot(
+    entries: Float[Tensor, "*shape"], key: int, start: int, density: float, factor: float, target: Tensor
+) -> None:
+    """Write the entries times a factor where `bernoulli` is true, else 0."""
+    limit = np.uint64(math.ceil(density * (1 << 24)))
+    _loops().drop_by_lot(
+        entries.reshape(-1).numpy(), _unsigned(key), np.uint64(start), limit, np.float32(factor),
+        target.view(-1).numpy(),
+    )  # fmt: skip
+
+
+def drop_by_rank(
+    rows: Float[Tensor, "row n"],
+    key: int,
+    start: int,
+    probabilities: Float[Tensor, "n"],
+    factors: Float[Tensor, "n"],
+    target: Float[Tensor, "row n"],
+) -> None:
+    """Write each entry times the factor at its rank where `uniform` is less than the probability there, else 0."""
+    _loops().drop_by_rank(
+        rows.numpy(), _unsigned(key), np.uint64(start), probabilities.numpy(), factors.numpy(), target.numpy()
+    )
+
+
+def keep(
+    vectors: Float[Tensor, "task batch n"], mask: Bool[Tensor, "task batch n"], factors: Float[Tensor, "task batch"]
+) -> Float[Tensor, "task batch n"]:
+    """The vectors times a mask and factors."""
+    result, n = torch.empty_like(vectors), vectors.shape[-1]
+    _loops().keep(
+        vectors.reshape(-1, n).numpy(), mask.reshape(-1, n).numpy().view(np.uint8), factors.reshape(-1).numpy(),
+        result.view(-1, n).numpy(),
+    )  # fmt: skip
     return result
 
 
@@ -154,29 +187,26 @@ def agree(
     vectors: Float[Tensor, "task *shape"],
     votes: Float[Tensor, "task"],
     weights: Float[Tensor, "task"],
+    election: str,
     *,
-    count: bool,
     normalize: bool,
-    nothing: float,
-    cancel: bool,
-    scale: float,
+    scale: float = 1.0,
 ) -> Float[Tensor, "*shape"]:
-    """`signs.agreeing_sum` of the terms w_t x_t for the signs that v_t x_t elect, times `scale`.
+    """scale * `signs.agreeing_sum` of the terms w_t x_t, with the signs that `signs.elect` finds in v_t x_t.
 
     Args:
         vectors: task vectors; they are left as they are.
         votes: with what each expert votes.
         weights: with what it counts.
-        count: elect by the number of experts on each side, not by the sum.
+        election: "sum", or "count" of the experts on each side.
         normalize: divide by the weights that agree.
-        nothing: weights that add up to no more cancel.
-        cancel: whether they can: not where all of them are greater than that.
         scale: factor of the result.
     """
     total = torch.empty_like(vectors[0])
-    bound = np.float32(-nothing if cancel else nothing)
+    nothing = float(CANCELLED * weights.abs().amax())
+    bound = np.float32(nothing if float(weights.amin()) > nothing else -nothing)  # under 0: they may cancel
     _loops().agree(
-        _rows(vectors), votes.numpy(), weights.numpy(), count, normalize, bound, np.float32(scale),
+        _rows(vectors), votes.numpy(), weights.numpy(), election == "count", normalize, bound, np.float32(scale),
         total.reshape(-1).numpy(),
     )  # fmt: skip
     return total
@@ -189,16 +219,13 @@ def magnitudes(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
 
 def squares(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
     """Sums of squares."""
-    return torch.tensor([_loops().product(row.numpy(), row.numpy()) for row in rows], dtype=torch.float64)
+    return torch.tensor([_loops().squares(row.numpy()) for row in rows], dtype=torch.float64)
 
 
-def gram(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task task"]:
+def gram(rows: Float[Tensor, "task n"]) -> Float64[Tensor, "task task"]:
     """Inner products."""
-    arrays = [row.numpy() for row in rows]
-    found = np.empty((len(arrays), len(arrays)))
-    for place, one in enumerate(arrays):
-        for other in range(place + 1):
-            found[place, other] = found[other, place] = _loops().product(one, arrays[other])
+    found = np.empty((len(rows), len(rows)))
+    _loops().gram(rows.numpy(), found)
     return torch.from_numpy(found)
 
 
@@ -215,10 +242,3 @@ def variances(vectors: Float[Tensor, "task *shape"]) -> Float[Tensor, "*shape"]:
     total = torch.empty_like(vectors[0])
     _loops().variances(_rows(vectors), np.float32(1.0 / len(vectors)), total.reshape(-1).numpy())
     return total
-
-
-def by_rank(rows: Float[Tensor, "row n"], values: Float[Tensor, "n"]) -> Float[Tensor, "row n"]:
-    """For each entry the value at its rank, which is that of its magnitude in its row; equal ones in order."""
-    target = torch.empty_like(rows)
-    _loops().by_rank(rows.numpy().view(np.uint32), values.numpy(), target.numpy())
-    return target

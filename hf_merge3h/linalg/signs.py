@@ -12,8 +12,6 @@ from . import native
 #: How a sign is elected: by the sign of the weighted sum, or by the number of experts on each side.
 Election = Literal["sum", "count"]
 
-_NOTHING = 1e-6  # agreeing weights that add up to less than this share of the largest one cancel
-
 
 def elect(terms: Float[Tensor, "task *shape"], election: Election) -> Float[Tensor, "*shape"]:
     """The elected signs, 1 or -1; a draw elects 1.
@@ -69,29 +67,11 @@ def agreeing_sum(
     total = _total(agreeing).mul_(signs)
     if not normalize:
         return total
-    divisor, nothing = _total(agreeing.sign_().mul_(shaped)), _NOTHING * weights.abs().amax()
+    divisor, nothing = _total(agreeing.sign_().mul_(shaped)), native.CANCELLED * weights.abs().amax()
     if weights.device.type == "cpu" and bool(weights.amin() > nothing):
         # Weights over 0 do not cancel: where the divisor is 0, so is the sum, and divided by anything it stands.
         return total.div_(divisor.clamp_min_(float(nothing)))
-    cancelled = divisor.abs().le_(_NOTHING * shaped.abs().amax(0))  # 1 where there is nothing to divide by, else 0
+    cancelled = divisor.abs().le_(
+        native.CANCELLED * shaped.abs().amax(0)
+    )  # 1 where there is nothing to divide by, else 0
     return total.div_(divisor.sub_(divisor * cancelled).add_(cancelled))
-
-
-def agreed(
-    vectors: Float[Tensor, "task batch *shape"],
-    votes: Float[Tensor, "task"],
-    weights: Float[Tensor, "task"],
-    election: Election,
-    *,
-    normalize: bool,
-    scale: float = 1.0,
-) -> Float[Tensor, "batch *shape"]:
-    """scale * `agreeing_sum` of the terms w_t x_t, with the signs that `elect` finds in v_t x_t, in a compiled loop.
-
-    For what `native.takes`; the vectors are left as they are.
-    """
-    nothing = float(_NOTHING * weights.abs().amax())
-    return native.agree(
-        vectors, votes, weights, count=election == "count", normalize=normalize, nothing=nothing,
-        cancel=not float(weights.amin()) > nothing, scale=scale,
-    )  # fmt: skip

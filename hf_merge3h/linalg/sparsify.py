@@ -1,4 +1,4 @@
-"""Which entries of a task vector to keep: by magnitude, by a window of magnitudes, or by lot.
+"""Which entries of a task vector to keep: by magnitude, or by a window of magnitudes (by lot: `dropping`).
 
 Thresholds are exact order statistics, one for each tensor of the batch. Entries of equal magnitude are never told
 apart: if the k-th largest magnitude occurs several times, all its entries are kept, so that nothing depends on the
@@ -8,27 +8,16 @@ order in which a device sorts.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from . import native
-from .blocks import magnitudes, over_blocks
-from .precision import double
-
-#: What is done to the kept entries, so that dropping others does not shrink the whole: divide each by the probability
-#: of being kept; or multiply all of them by one factor that restores the sum of magnitudes; or nothing.
-Rescale = Literal["probability", "l1", "none"]
-
 _BINS = 1 << 16  # of a histogram over one half of a float32's bit pattern
 _SELECT_BY_HISTOGRAM = 1 << 19  # entries from which on two histograms are faster than a selection
 _CHUNK = 1 << 17  # entries of a histogram that the CPU takes at a time, to stay in its cache
-_LEAST_PROBABILITY = 0.01  # a kept entry is divided by its probability: never more than a hundredfold
 
 
 def flat(stack: Shaped[Tensor, "batch *shape"]) -> Shaped[Tensor, "batch n"]:
@@ -208,98 +197,3 @@ def keep_middle(stack: Float[Tensor, "batch *shape"], density: float, gamma: flo
     outliers, kept = window(density, gamma, n)
     least = kth_largest(rows, outliers + kept)
     return at_least(stack, least) if outliers == 0 else between(stack, least, kth_largest(rows, outliers + 1))
-
-
-def keep_probabilities(
-    stack: Float[Tensor, "batch *shape"], density: float, epsilon: float
-) -> Float[Tensor, "batch *shape"]:
-    """MagPrune: probabilities linear in the rank of the magnitude within a row, density - epsilon to density + epsilon.
-
-    A row is what one index of the first dimension holds (one output of a linear or convolutional layer); a tensor of
-    fewer than two dimensions is one row. A row of one entry has the probability `density`.
-
-    >>> keep_probabilities(torch.tensor([[1.0, -4.0, 2.0]]), 0.5, 0.25)
-    tensor([[0.2500, 0.7500, 0.5000]])
-    """
-    rows = stack.reshape(*stack.shape[:2], -1) if stack.ndim > 2 and stack.numel() else flat(stack)
-    length = rows.shape[-1]
-    if length < 2:
-        return torch.full_like(stack, density)
-    steps = torch.arange(length, device=stack.device, dtype=stack.dtype) * (2 * epsilon / (length - 1))
-    by_rank = (steps + (density - epsilon)).clamp(min(_LEAST_PROBABILITY, density), 1.0)
-    if native.takes(rows):
-        return native.by_rank(rows.reshape(-1, length), by_rank).reshape(stack.shape)
-    probabilities = torch.empty_like(rows).scatter_(-1, by_magnitude(rows), by_rank.expand_as(rows))
-    return probabilities.reshape(stack.shape)
-
-
-def by_magnitude(rows: Float[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
-    """The order that sorts each row by magnitude, stable.
-
-    On the CPU numpy's radix sort of 16-bit integers is used twice, by the lower and by the upper half of the bit
-    patterns: a fifth of the time of torch's sort.
-
-    >>> by_magnitude(torch.tensor([[3.0, -1.0, 1.0, 2.0]]))
-    tensor([[1, 2, 3, 0]])
-    """
-    if rows.device.type != "cpu" or rows.dtype != torch.float32:
-        return rows.abs().argsort(dim=-1, stable=True)
-    halves = rows.contiguous().view(torch.int16).unflatten(-1, (-1, 2))
-    lower, upper = (halves[..., half].contiguous() for half in ((0, 1) if sys.byteorder == "little" else (1, 0)))
-    upper &= 0x7FFF
-    if not lower.numpy().view(np.uint16).max(initial=0):
-        return _radix_order(upper)
-    first = _radix_order(lower)
-    return first.gather(-1, _radix_order(upper.gather(-1, first)))
-
-
-def _radix_order(halves: Int[Tensor, "*batch n"]) -> Int[Tensor, "*batch n"]:
-    return torch.from_numpy(halves.numpy().view(np.uint16).argsort(axis=-1, kind="stable"))
-
-
-def as_numbers(kept: Shaped[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*shape"]:
-    """1 for true and 0 for false; on the CPU by numpy, whose conversion uses the vector unit."""
-    if kept.dtype != torch.bool or kept.device.type != "cpu" or like.dtype != torch.float32:
-        return kept.to(like.dtype)
-    return torch.from_numpy(kept.numpy().astype(np.float32))
-
-
-def masked(stack: Float[Tensor, "*shape"], kept: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The entries times a mask of true and false, or of 1 and 0."""
-    if kept.dtype == torch.bool and kept.is_contiguous() and native.takes(stack):
-        return native.keep(stack, kept.numpy())
-    return stack * as_numbers(kept, stack)
-
-
-def rescaled(
-    stack: Float[Tensor, "batch *shape"],
-    kept: Shaped[Tensor, "batch *shape"],
-    probability: float | Float[Tensor, "batch *shape"],
-    rule: Rescale,
-) -> Float[Tensor, "batch *shape"]:
-    """The kept entries, rescaled by the rule; zeros elsewhere.
-
-    Args:
-        stack: the tensors.
-        kept: true, or 1, where an entry is kept.
-        probability: with which it was.
-        rule: what to do with those.
-    """
-    result = masked(stack, kept)
-    if rule == "probability":
-        return result * (1.0 / probability)
-    if rule == "l1":
-        return result * spread(l1_factor(l1_norms(stack), l1_norms(result)).to(stack), stack)
-    return result
-
-
-def l1_norms(stack: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
-    """Sums of magnitudes, float64."""
-    if stack.device.type == "cpu" and stack.dtype == torch.float32:
-        return over_blocks(magnitudes, stack.unsqueeze(0), row_length(stack.shape[1:]))[0]
-    return double(flat(stack).abs()).sum(-1)
-
-
-def l1_factor(before: Float[Tensor, "*batch"], after: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """What restores a sum of magnitudes; 1 where nothing is left."""
-    return torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..linalg.blocks import block_of, magnitudes
-from ..linalg.random import bernoulli
-from ..linalg.signs import Election, weigh
-from ..linalg.sparsify import Rescale, l1_factor, masked, rescaled, row_length
+from ..linalg.dropping import Rescale, drop_by_lot, l1_factor, masked_and_weighed
+from ..linalg.signs import Election
+from ..linalg.sparsify import row_length
 from ..passes import Elementwise, Searched
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
@@ -23,7 +23,7 @@ from .common import DRAWN, check_sum, per_expert
 from .ties import Density, merge_agreeing
 
 
-def drop_by_lot(
+def _drop(
     vectors: Float[Tensor, "task batch *shape"],
     keys: Int[Tensor, "task batch"],
     density: float | tuple[float, ...],
@@ -31,22 +31,7 @@ def drop_by_lot(
     *,
     start: int = 0,
 ) -> Float[Tensor, "task batch *shape"]:
-    """DARE: keep each entry with probability `density`.
-
-    Args:
-        vectors: task vectors, or a part of them.
-        keys: of the masks.
-        density: for all experts, or for each.
-        rescale: what is done to the kept entries.
-        start: where in the flattened tensor the part begins.
-    """
-    shares = per_expert(density, len(vectors))
-    return torch.stack(
-        [
-            rescaled(vector, bernoulli(key, share, vector.shape[1:], start=start), share, rescale)
-            for vector, key, share in zip(vectors, keys, shares, strict=True)
-        ]
-    )
+    return drop_by_lot(vectors, keys, per_expert(density, len(vectors)), rescale, start=start)
 
 
 class _Kept:
@@ -98,12 +83,11 @@ def restored_parts(
     unit = row_length(shape)
 
     def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
-        bits, factors = found[0], found[1].unsqueeze(-1)
+        bits, factors = found[0], found[1].float().unsqueeze(-1)
 
         def finish(start: int, part: Tensor) -> Tensor:
             drawn = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).view(np.bool_)
-            kept = masked(part, torch.from_numpy(drawn))
-            return merge(weigh(kept, factors.to(part)))
+            return merge(masked_and_weighed(part, torch.from_numpy(drawn), factors))
 
         return Elementwise(finish, unit)
 
@@ -121,7 +105,7 @@ def _parts(
         unit, rest = row_length(shape), {name: parameters[name] for name in options}
 
         def drop(rescale: Rescale, start: int, part: Tensor) -> Tensor:
-            return drop_by_lot(part, supplied["keys"], parameters["density"], rescale, start=start)
+            return _drop(part, supplied["keys"], parameters["density"], rescale, start=start)
 
         rule = parameters["rescale"]
         if rule == "l1":
@@ -177,7 +161,7 @@ def dare_linear(
     Reference:
         Yu et al., "Language models are super Mario", ICML 2024, arXiv:2311.03099.
     """
-    kept = drop_by_lot(vectors, keys, density, rescale)
+    kept = _drop(vectors, keys, density, rescale)
     return merge_linearly(kept, weights, scale=scale, normalize=normalize)
 
 
@@ -228,5 +212,5 @@ def dare_ties(
     Reference:
         Yu et al., "Language models are super Mario", ICML 2024, arXiv:2311.03099.
     """
-    kept = drop_by_lot(vectors, keys, density, rescale)
+    kept = _drop(vectors, keys, density, rescale)
     return merge_agreeing(kept, weights, scale=scale, normalize=normalize, election=election)

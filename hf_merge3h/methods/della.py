@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..linalg.random import uniform
+from ..linalg.dropping import Rescale, drop_by_rank
 from ..linalg.signs import Election
-from ..linalg.sparsify import Rescale, keep_probabilities, rescaled, row_length
+from ..linalg.sparsify import row_length
 from ..passes import Elementwise
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
@@ -21,7 +20,7 @@ from .dare import restored_parts
 from .ties import Density, merge_agreeing
 
 
-def drop_by_rank(
+def _drop(
     vectors: Float[Tensor, "task batch *shape"],
     keys: Int[Tensor, "task batch"],
     density: float | tuple[float, ...],
@@ -30,25 +29,8 @@ def drop_by_rank(
     *,
     start: int = 0,
 ) -> Float[Tensor, "task batch *shape"]:
-    """DELLA's MagPrune: keep each entry with a probability that grows with its rank; density 1 keeps all.
-
-    Args:
-        vectors: task vectors, or whole rows of them.
-        keys: of the masks.
-        density, epsilon: for all experts, or for each.
-        rescale: what is done to the kept entries.
-        start: where in the flattened tensor the rows begin.
-    """
-    shares, windows = per_expert(density, len(vectors)), per_expert(epsilon, len(vectors))
-    kept = []
-    for vector, key, share, window in zip(vectors, keys, shares, windows, strict=True):
-        if share >= 1:
-            kept.append(vector)
-            continue
-        probability = keep_probabilities(vector, share, window)
-        drawn = uniform(key, vector[0].numel(), start=start).reshape(vector.shape)
-        kept.append(rescaled(vector, drawn.lt_(probability), probability, rescale))
-    return torch.stack(kept)
+    densities, windows = per_expert(density, len(vectors)), per_expert(epsilon, len(vectors))
+    return drop_by_rank(vectors, keys, densities, windows, rescale, start=start)
 
 
 def _parts(
@@ -64,7 +46,7 @@ def _parts(
 
         def drop(rescale: Rescale, start: int, part: Tensor) -> Tensor:
             rows = part.unflatten(-1, (-1, unit)) if len(shape) > 1 else part
-            return drop_by_rank(rows, supplied["keys"], density, epsilon, rescale, start=start).flatten(2)
+            return _drop(rows, supplied["keys"], density, epsilon, rescale, start=start).flatten(2)
 
         if rule == "l1":
             kept = partial(drop, "none")
@@ -126,7 +108,7 @@ def della_linear(
     Note:
         The window is density +- epsilon; the paper's epsilon is its whole width, twice ours. Density 1 drops nothing.
     """
-    kept = drop_by_rank(vectors, keys, density, epsilon, rescale)
+    kept = _drop(vectors, keys, density, epsilon, rescale)
     return merge_linearly(kept, weights, scale=scale, normalize=normalize)
 
 
@@ -182,5 +164,5 @@ def della(
     Note:
         The window is density +- epsilon; the paper's epsilon is its whole width, twice ours. Density 1 drops nothing.
     """
-    kept = drop_by_rank(vectors, keys, density, epsilon, rescale)
+    kept = _drop(vectors, keys, density, epsilon, rescale)
     return merge_agreeing(kept, weights, scale=scale, normalize=normalize, election=election)

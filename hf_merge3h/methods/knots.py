@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..linalg.dropping import Rescale, drop_by_lot
 from ..linalg.low_rank import LowRank
 from ..linalg.precision import EPS, double
 from ..linalg.signs import Election
-from ..linalg.sparsify import Rescale
 from ..linalg.svd import block_diagonal, factored_triplets, leading_triplets
 from ..registry import method
 from .arithmetic import Scale, merge_linearly
-from .dare import drop_by_lot
+from .common import per_expert
 from .ties import Density, merge_agreeing, trim
 
 #: Merges the experts' parts of V: [task, batch, r, n] and keys [task, batch] -> [batch, r, n].
@@ -98,7 +98,7 @@ def _ties_parts(density: Any, election: Election, scale: float, normalize: bool)
 
 def _dare_parts(density: Any, rescale: Rescale, scale: float) -> MergeParts:
     def merge(parts: Tensor, keys: Tensor) -> Tensor:
-        kept = drop_by_lot(parts, keys, density, rescale)
+        kept = drop_by_lot(parts, keys, per_expert(density, len(parts)), rescale)
         return merge_linearly(kept, parts.new_ones(len(parts)), scale=scale, normalize=False)
 
     return merge

@@ -14,7 +14,7 @@ from ..linalg import native
 from ..linalg.blocks import over_blocks, squares
 from ..linalg.precision import double
 from ..linalg.select import StreamedRanks
-from ..linalg.signs import agreed, agreeing_sum, elect, weigh
+from ..linalg.signs import agreeing_sum, elect, weigh
 from ..linalg.sparsify import at_least, flat, kth_largest
 from ..linalg.weighted import in_blocks, in_order
 from ..passes import Elementwise, Searched, Total
@@ -67,7 +67,7 @@ def _erase(
 ) -> Float[Tensor, "batch *shape"]:
     """The weighted mean of what has the elected sign."""
     if factors.shape[1] == 1 and native.takes(selected, factors):
-        return agreed(selected, torch.ones(len(factors)), factors[:, 0], "sum", normalize=True)
+        return native.agree(selected, torch.ones(len(factors)), factors[:, 0], "sum", normalize=True)
     return agreeing_sum(weigh(selected, factors), factors, elect(selected, "sum"), normalize=True)
 
 

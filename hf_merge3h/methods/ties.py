@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..linalg import native
 from ..linalg.select import StreamedRanks
-from ..linalg.signs import Election, agreed, agreeing_sum, elect, weigh
+from ..linalg.signs import Election, agreeing_sum, elect, weigh
 from ..linalg.sparsify import (
     at_least,
     below,
@@ -46,7 +46,7 @@ def merge_agreeing(
     With `overwrite` the vectors may be used as scratch.
     """
     if native.takes(vectors, weights):
-        return agreed(vectors, weights, weights, election, normalize=normalize, scale=scale)
+        return native.agree(vectors, weights, weights, election, normalize=normalize, scale=scale)
 
     def merge(part: Tensor) -> Tensor:
         terms = part.mul_(weights.reshape(-1, *[1] * (part.ndim - 1))) if overwrite else weigh(part, weights)

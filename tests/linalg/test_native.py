@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_merge3h import get_method
-from hf_merge3h.linalg import blocks, native, random, select, signs, sparsify, weighted
+from hf_merge3h.linalg import blocks, dropping, native, random, select, signs, weighted
 from hf_merge3h.methods import selection, ties
 
 SIZES = (1, 15, 4097, 70_001)
@@ -74,11 +74,16 @@ def test_draws(size: int, both: Any) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_masks(size: int, both: Any) -> None:
-    stack = vectors(size, tasks=1)[0]
-    mask = torch.rand(stack.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+def test_drops_by_lot(size: int, both: Any) -> None:
+    stack = torch.stack([vectors(size)[:, 0], vectors(size, seed=1)[:, 0]], 1)
+    keys = random.mask_keys(1, ["a", "b", "c"], ["v", "w"])
     for rule in ("probability", "l1", "none"):
-        assert same(*both(lambda r=rule: sparsify.rescaled(stack, mask, 0.5, r)))
+        compiled, plain = both(lambda r=rule: dropping.drop_by_lot(stack, keys, (0.5, 1.0, 1e-3), r, start=7))
+        assert same(compiled, plain)
+        assert (compiled != 0).sum() < (stack != 0).sum()
+    mask = torch.rand(stack.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    factors = torch.tensor([[0.5, 3.0], [1.0, 0.1], [7.0, 0.0]])
+    assert same(*both(lambda: dropping.masked_and_weighed(stack, mask, factors)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -91,12 +96,38 @@ def test_float64_sums_to_their_rounding(size: int, both: Any) -> None:
         assert torch.equal(compiled.float(), plain.float())
 
 
-@pytest.mark.parametrize("low_bits", [True, False])
+def rows(shape: tuple[int, int], kind: str) -> Tensor:
+    """[1, 1, row, n] as differences of weights are, or as they should not be."""
+    found = vectors(math.prod(shape), tasks=1).reshape(1, 1, *shape)
+    if kind == "normal":
+        return torch.randn(found.shape, generator=torch.Generator().manual_seed(5))
+    if kind == "rounded":
+        return found.bfloat16().float()
+    if kind == "outliers":
+        return torch.randn(found.shape, generator=torch.Generator().manual_seed(5)).pow_(9)
+    if kind == "equal":
+        return torch.full(found.shape, -0.25)
+    return {"mixed": found, "zeros": found * 0, "tiny": found * 1e-41, "huge": found * 1e7}[kind]
+
+
+@pytest.mark.parametrize("kind", ["normal", "rounded", "outliers", "equal", "mixed", "zeros", "tiny", "huge"])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (7, 1500), (2, 40_000)])
-def test_ranks(shape: tuple[int, int], low_bits: bool, both: Any) -> None:
-    rows = vectors(math.prod(shape), tasks=1)[0].reshape(1, *shape)
-    rows = rows if low_bits else rows.bfloat16().float()
-    assert same(*both(lambda: sparsify.keep_probabilities(rows, 0.5, 0.2)))
+def test_drops_by_rank(shape: tuple[int, int], kind: str, both: Any) -> None:
+    stack, keys = rows(shape, kind), random.mask_keys(1, ["a"], ["w"])
+    for rule in ("probability", "l1", "none"):
+        for start in (0, 5 * shape[1]):
+            options = ((0.5,), (0.2,), rule)
+            assert same(*both(lambda o=options, s=start: dropping.drop_by_rank(stack, keys, *o, start=s)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_ranks_of_what_is_not_finite_stay_in_bounds(value: float, both: Any) -> None:
+    """It is refused after the block; until then it must not lead out of an array."""
+    stack, keys = rows((7, 1500), "normal"), random.mask_keys(1, ["a"], ["w"])
+    stack[0, 0, 3, 17] = value
+    compiled, plain = both(lambda: dropping.drop_by_rank(stack, keys, (0.5,), (0.2,), "probability"))
+    sound = torch.arange(7) != 3
+    assert same(compiled[0, 0, sound], plain[0, 0, sound])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,0 +1,30 @@
+"""Loops compiled by numba: what `native` calls. Arrays are flat float32 (or bits of such), one row a task.
+
+Each does in one reading what takes several operations of torch, entry by entry in the same order and without fused
+multiply-and-add, so it gives the same bits. Loops go over runs of entries whose scratch stays in the first cache; inner
+loops have no branch, so that LLVM uses the vector unit.
+"""
+
+from __future__ import annotations
+
+from .entries import agree, keep, narrow, subtract, variances, weighted_sum, widen
+from .masks import bernoulli, drop_by_lot, drop_by_rank, uniform
+from .sums import gram, magnitudes, squares, within
+
+__all__ = [
+    "agree",
+    "bernoulli",
+    "drop_by_lot",
+    "drop_by_rank",
+    "gram",
+    "keep",
+    "magnitudes",
+    "narrow",
+    "squares",
+    "subtract",
+    "uniform",
+    "variances",
+    "weighted_sum",
+    "widen",
+    "within",
+]
