@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -79,8 +80,7 @@ def drop_by_rank(
         if density >= 1:
             target.copy_(vector)
         elif vector.numel() and native.takes(vector, target):
-            probabilities = probabilities_by_rank(_rows(vector), density, epsilon)
-            factors = 1.0 / probabilities if rule == "probability" else torch.ones_like(probabilities)
+            probabilities, factors = _settings(row_length(vector.shape[1:]), density, epsilon, rule)
             for rows, own, place in zip(_rows(vector), key.tolist(), _rows(target), strict=True):
                 native.drop_by_rank(rows, own, start, probabilities, factors, place)
             _restore(vector, target, rule)
@@ -89,6 +89,15 @@ def drop_by_rank(
             drawn = uniform(key, vector[0].numel(), start=start).reshape(vector.shape)
             target.copy_(rescaled(vector, drawn.lt_(probability), probability, rule))
     return result
+
+
+@functools.lru_cache(16)
+def _settings(
+    length: int, density: float, epsilon: float, rule: Rescale
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Of each rank the probability, and what the entry is multiplied by; all blocks of a tensor have the same."""
+    probabilities = probabilities_by_rank(torch.empty(length), density, epsilon)
+    return probabilities, 1.0 / probabilities if rule == "probability" else torch.ones_like(probabilities)
 
 
 def _rows(stack: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch row n"]:

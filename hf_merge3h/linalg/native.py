@@ -99,18 +99,17 @@ class Reader:
         if size != self._size:
             self._size = size
             self._stack, self._origin = torch.empty(len(self._sources), 1, size), torch.empty(size)
-            self._rows = self._stack[:, 0].numpy()
-            self._targets = list(self._rows.view(np.uint32))
-            self._under = self._origin.numpy()
-        finite = True
-        for source, target in zip(self._sources, self._targets, strict=True):
-            finite &= loops.widen(source[start : start + size], target)
-        if self._base is None:
-            return self._stack, None, bool(finite)
-        finite &= loops.widen(self._base[start : start + size], self._under.view(np.uint32))
-        if self._subtract:
-            loops.subtract(self._rows, self._under)
-        return self._stack, self._origin, bool(finite)
+            self._rows, self._under = list(self._stack[:, 0].numpy()), self._origin.numpy()
+        end, origin, finite = start + size, None, True
+        if self._base is not None:
+            origin = self._origin
+            finite &= loops.widen(self._base[start:end], self._under.view(np.uint32))
+        for source, row in zip(self._sources, self._rows, strict=True):
+            if origin is not None and self._subtract:
+                finite &= loops.change(source[start:end], self._under, row)
+            else:
+                finite &= loops.widen(source[start:end], row.view(np.uint32))
+        return self._stack, origin, bool(finite)
 
 
 def _bits(flat: Tensor) -> np.ndarray:

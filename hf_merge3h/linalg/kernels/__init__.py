@@ -7,13 +7,14 @@ loops have no branch, so that LLVM uses the vector unit.
 
 from __future__ import annotations
 
-from .entries import agree, keep, narrow, subtract, variances, weighted_sum, widen
+from .entries import agree, change, keep, narrow, variances, weighted_sum, widen
 from .masks import bernoulli, drop_by_lot, drop_by_rank, uniform
 from .sums import gram, magnitudes, squares, within
 
 __all__ = [
     "agree",
     "bernoulli",
+    "change",
     "drop_by_lot",
     "drop_by_rank",
     "gram",
@@ -21,7 +22,6 @@ __all__ = [
     "magnitudes",
     "narrow",
     "squares",
-    "subtract",
     "uniform",
     "variances",
     "weighted_sum",

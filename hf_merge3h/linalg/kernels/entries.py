@@ -21,11 +21,17 @@ def widen(source, target):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def subtract(rows, base):  # type: ignore[no-untyped-def]
-    """rows[t] -= base."""
-    for t in range(rows.shape[0]):
-        for i in range(rows.shape[1]):
-            rows[t, i] -= base[i]
+def change(source, base, target):  # type: ignore[no-untyped-def]
+    """bfloat16's or float32's bits as float32, less the base; whether all of the source are finite."""
+    bits = np.empty(RUN, np.uint32)
+    exact = bits.view(np.float32)
+    finite = True
+    for left in range(0, len(source), RUN):
+        part, origin, out = source[left : left + RUN], base[left : left + RUN], target[left : left + RUN]
+        finite &= widen(part, bits)
+        for j in range(len(part)):
+            out[j] = exact[j] - origin[j]
+    return finite
 
 
 @kernel
