@@ -117,13 +117,19 @@ def test_compiled_loops_give_the_same_bits(
     monkeypatch.setattr(blocks, "BLOCK", 100)
     monkeypatch.setattr(walk, "PIECE", 300)
     made = recipe(tmp_path, method, ("e1", "e2", "e3")[: expert_count(method)], parameters=parameters)
-    for name, loops in (("compiled", native._found()), ("plain", None)):
-        monkeypatch.setattr(native, "_kernels", loops)
-        run(made, tmp_path / name)
-    compiled, plain = weights(tmp_path / "compiled"), weights(tmp_path / "plain")
-    assert compiled.keys() == plain.keys()
-    for name, tensor in plain.items():
-        assert torch.equal(compiled[name], tensor), name
+    monkeypatch.setattr(native, "_kernels", None)
+    run(made, tmp_path / "plain", diagnostics=False)
+    monkeypatch.setattr(native, "_kernels", native._found())
+    plain = weights(tmp_path / "plain")
+    for out, measured in (
+        ("measured", True),
+        ("unmeasured", False),
+    ):
+        run(made, tmp_path / out, diagnostics=measured)
+        compiled = weights(tmp_path / out)
+        assert compiled.keys() == plain.keys()
+        for name, tensor in plain.items():
+            assert torch.equal(compiled[name], tensor), name
 
 
 @pytest.mark.parametrize(("method", "parameters"), IN_READINGS, ids=str)
