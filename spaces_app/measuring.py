@@ -15,8 +15,8 @@ import hf_merge3h
 #: Seconds that a quick evaluation may take, and what of them is left for scoring and the report.
 SECONDS = float(os.environ.get("SPACE_EVALUATION_SECONDS", "120"))
 SCORING = 5
-#: Of the suite 3h-offline: at least one for each H, and those that write the shortest answers.
-DATASETS = ("instructions", "truthfulqa", "strongreject", "safe_lookalikes")
+#: Of the suite 3h-offline: for each H one that a few seconds are enough for, and those that write the shortest answers.
+DATASETS = ("gsm8k_likelihood", "instructions", "truthfulqa", "strongreject", "safe_lookalikes")
 MOST = 24  # questions a data set
 SHORT = {"strongreject": 24, "safe_lookalikes": 24}  # tokens of an answer, in which a refusal shows
 H = ("helpfulness", "honesty", "harmlessness")
@@ -70,7 +70,7 @@ def measure(
 
 def told(evaluation: Mapping[str, Any]) -> str:
     """How much was asked, in words."""
-    asked = ", ".join(f"{each['n']} of {each.get('title') or each['dataset']}" for each in evaluation["datasets"])
+    asked = "; ".join(f"{each['n']} of {each.get('title') or each['dataset']}" for each in evaluation["datasets"])
     text = f"Questions that all models answered: {asked}."
     if evaluation.get("stopped"):
         text += f" More did not fit into the {SECONDS:.0f} s that a quick evaluation may take."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from drawing import EXPERTS, INK, PANEL, draw_svg
@@ -12,9 +12,15 @@ from figures import Chart
 _H = ("helpfulness", "honesty", "harmlessness")
 _HOLE = 0.22  # how far from the middle 0 stands
 _MARKS = "s^vDo"
+_CELLS = ("value", "low", "high", "n")
 _READ = (
     "Bars along an axis are 95 % intervals: where two of them overlap, so few questions cannot tell the models apart. "
     "Further out is better."
+)
+
+_LIKELY = (
+    " {who} (likelihood): how probable the next token of a right solution is to a model, in the geometric mean, for no "
+    "answers that can be checked were written in the time. Compare models along that axis, not that axis with others."
 )
 
 
@@ -27,21 +33,24 @@ def charts_of(evaluation: Mapping[str, Any] | None) -> list[Chart]:
 
 def _radar(evaluation: Mapping[str, Any]) -> Chart:
     axes = dict(_axes(evaluation))
+    likely = {h: values for h, values in _likely(evaluation) if h not in axes}
+    axes |= likely
     models = list(dict.fromkeys(name for values in axes.values() for name in values))
     rows = [
-        (label, name, *(found.get(key) for key in ("value", "low", "high", "n")))
+        (f"{label} (likelihood)" if label in likely else label, name, *(found.get(key) for key in _CELLS))
         for label, values in [*axes.items(), *_sets(evaluation)]
         for name, found in values.items()
     ]
     missing = [h for h in _H if h not in axes]
-    lacks = f" Not measured here: {', '.join(missing)}." if missing else ""
+    lacks = _LIKELY.format(who=", ".join(likely).capitalize()) if likely else ""
+    lacks += f" Not measured here: {', '.join(missing)}." if missing else ""
     return Chart(
         "evaluation",
         "Helpful, honest, harmless?",
         f"A quick look on {sum(each['n'] for each in evaluation['datasets'])} questions of "
         f"{len(evaluation['datasets'])} small data sets. {_READ}{lacks}",
-        draw_svg(lambda panel: _draw(panel, axes, models, evaluation["merged"]), (PANEL[0], 4.4)),
-        ("what", "model", "value", "low", "high", "questions"),
+        draw_svg(lambda panel: _draw(panel, axes, models, evaluation["merged"], likely), (PANEL[0], 4.4)),
+        ("what", "model", *_CELLS[:3], "questions"),
         tuple(tuple("-" if cell is None else cell for cell in row) for row in rows),
     )
 
@@ -58,6 +67,18 @@ def _axes(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         }
         if known:
             yield h, known
+
+
+def _likely(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Mean log-likelihoods of a token, which count for no H, as the probabilities that they are the logarithms of."""
+    for each in evaluation["datasets"]:
+        if each["key"] == "log_likelihood":
+            yield each["h"], {name: _probability(found) for name, found in each["values"].items()}
+
+
+def _probability(found: Mapping[str, Any]) -> dict[str, Any]:
+    ends = {end: math.exp(found[end]) for end in _CELLS[:3] if found.get(end) is not None}
+    return {**found, **ends}
 
 
 def _with_interval(found: Mapping[str, Any], only: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
@@ -82,7 +103,9 @@ def _at(angle: float, share: float, aside: float = 0.0) -> tuple[float, float]:
     return out * math.cos(angle) - aside * math.sin(angle), out * math.sin(angle) + aside * math.cos(angle)
 
 
-def _draw(panel: Any, axes: Mapping[str, dict[str, Any]], models: list[str], merged: str) -> None:
+def _draw(
+    panel: Any, axes: Mapping[str, dict[str, Any]], models: list[str], merged: str, likely: Collection[str]
+) -> None:
     """A web by hand: plain axes, so that letters and lines are those of the other pictures."""
     angles = {h: math.pi / 2 - 2 * math.pi * place / len(_H) for place, h in enumerate(_H)}
     for ring in (0, 0.25, 0.5, 0.75, 1.0):
@@ -99,7 +122,8 @@ def _draw(panel: Any, axes: Mapping[str, dict[str, Any]], models: list[str], mer
         )  # fmt: skip
         x, y = _at(angle, 1.14)
         side = "center" if abs(x) < 0.1 else ("left" if x > 0 else "right")
-        panel.text(x, y, h if known else f"{h}\n(not measured)", ha=side, va="center")
+        more = "\n(likelihood)" if h in likely else ("" if known else "\n(not measured)")
+        panel.text(x, y, f"{h}{more}", ha=side, va="center")
     for place, name in enumerate(models):
         look = dict(zip(("color", "linewidth", "linestyle"), _look(place, name == merged), strict=True))
         aside = 0.06 * (place - (len(models) - 1) / 2)

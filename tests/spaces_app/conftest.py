@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +23,7 @@ sys.path.insert(0, str(SPACE))
 os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="merge3h-space-test-"))
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.pop("GRADIO_SERVER_PORT", None)
+pytest.register_assert_rewrite("tests.spaces_app.as_programs")
 
 
 @pytest.fixture
@@ -36,16 +39,29 @@ def visit() -> Iterator[object]:
 def demo_merge(tmp_path_factory: pytest.TempPathFactory) -> object:
     """The demo's merge, made once; test files work on copies of it."""
     import actions
-    import editing
-    from tensors import Teller
     from visits import Visits
 
-    class Silent(Teller):
-        def say(self, share: float, text: str) -> None:
-            """Nobody listens."""
+    from .common import DEMO, Silent
 
     visit = Visits(tmp_path_factory.mktemp("visits")).of("made")
-    return actions.merge(visit, editing.examples()["demo"], Silent(visit.stop))
+    return actions.merge(visit, DEMO, Silent(visit.stop))
+
+
+@pytest.fixture(scope="module")
+def made(demo_merge: Any, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The demo's merge, in a folder of one file's tests."""
+    folder = tmp_path_factory.mktemp("made") / "model"
+    shutil.copytree(demo_merge.folder, folder)
+    return replace(demo_merge, folder=folder)
+
+
+@pytest.fixture
+def teller(visit: Any) -> object:
+    """Hears how far the visit's work is."""
+    from .common import Silent
+
+    Silent.shares.clear()
+    return Silent(visit.stop)
 
 
 @pytest.fixture

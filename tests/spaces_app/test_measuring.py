@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -17,7 +18,6 @@ from voices import Speaker
 
 import hf_merge3h
 from tests.publishing.manifests import dataset, evaluation
-from tests.spaces_app.test_actions import made, teller  # noqa: F401 - fixtures
 
 H = ("helpfulness", "honesty", "harmlessness")
 
@@ -59,13 +59,13 @@ def test_what_was_asked_and_left_out_is_told():
     short["stopped"] = {"set": {"answered": 2, "of": 24}}
     short["not_evaluated"] = [{"dataset": "truthfulqa", "h": "honesty", "reason": "no time"}]
     text = measuring.told(short)
-    assert text.startswith("Questions that all models answered: 12 of Set of helpfulness, 12 of Set of honesty")
+    assert text.startswith("Questions that all models answered: 12 of Set of helpfulness; 12 of Set of honesty")
     assert "More did not fit into the 120 s" in text
     assert "Left out: truthfulqa" in text
     assert "did not fit" not in measuring.told(found())
 
 
-def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeypatch):  # noqa: F811
+def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeypatch):
     def measure(speakers, models, tell):
         assert [each.label for each in speakers] == ["base", *H, "merged"]
         return {**found(), "models": {"merged": str(made.folder)}}
@@ -89,7 +89,7 @@ def test_results_go_into_manifest_card_and_pictures(made, visit, teller, monkeyp
             (made.folder / name).write_bytes(content)
 
 
-def test_what_cannot_be_asked_is_refused(made, visit, teller, monkeypatch):  # noqa: F811
+def test_what_cannot_be_asked_is_refused(made, visit, teller, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_SPOKEN", 1000)
     visit.merges.append(made)
     with pytest.raises(RefusedError, match="of weights are too much"):
@@ -108,12 +108,39 @@ def test_the_radar_names_all_models_and_what_is_missing(hs):
     assert not re.search(r"nan", chart.svg, re.I)
 
 
+def test_an_h_of_likelihoods_alone_is_drawn_as_probabilities_and_says_so():
+    gold = {"value": math.log(0.25), "low": math.log(0.2), "high": None, "n": 5}
+    likely = dataset(
+        "gold", h="helpfulness", key="log_likelihood", values={"base": gold, "merged": gold}, paired=[], n=5
+    )
+    short = found(hs=H[1:])
+    (chart,) = radar.charts_of({**short, "datasets": [likely, *short["datasets"]]})
+    assert "Helpfulness (likelihood): how probable" in chart.caption
+    assert "Not measured" not in chart.caption
+    ((_, _, *cells),) = [row for row in chart.rows if row[:2] == ("helpfulness (likelihood)", "merged")]
+    assert cells == [pytest.approx(0.25), pytest.approx(0.2), "-", 5]
+    whole = found()  # where written answers were checked, they are what the axis shows
+    (chart,) = radar.charts_of({**whole, "datasets": [likely, *whole["datasets"]]})
+    assert "likelihood" not in chart.caption
+
+
+def test_each_h_has_a_data_set_that_takes_seconds():
+    from hf_merge3h.evaluation.pace import quick_first
+    from hf_merge3h.evaluation.suite import read_suite
+
+    tasks = {name: task for name, task in read_suite("3h-offline").tasks.items() if name in measuring.DATASETS}
+    assert set(tasks) == set(measuring.DATASETS)
+    first = [tasks[name] for name in quick_first(tasks)[:3]]
+    assert {task.h for task in first} == set(H)
+    assert all(measuring.SHORT.get(task.name, task.most_tokens) <= 24 for task in first)
+
+
 def test_no_evaluation_no_picture():
     assert radar.charts_of(None) == []
     assert radar.charts_of({"datasets": []}) == []
 
 
-def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
+def test_real_models_are_asked(made, monkeypatch):
     monkeypatch.setattr(measuring, "DATASETS", ("safe_lookalikes",))
     monkeypatch.setattr(measuring, "MOST", 2)
     speakers = [each for each in actions.speakers(made) if each.label in ("base", "merged")]
@@ -130,7 +157,7 @@ def test_real_models_are_asked(made, monkeypatch):  # noqa: F811
     )  # asked in one batch
 
 
-def test_a_model_of_its_own_speaks_as_its_adapter_does(made):  # noqa: F811
+def test_a_model_of_its_own_speaks_as_its_adapter_does(made):
     import torch
 
     for speaker in actions.speakers(made)[::4]:  # base and merged
@@ -155,7 +182,7 @@ def test_whole_models_are_opened_in_turn():
         assert all(callable(each) for each in models.values())
 
 
-def test_nobody_is_forgotten_while_models_speak(made):  # noqa: F811
+def test_nobody_is_forgotten_while_models_speak(made):
     loaded = []
     with actions.VOICES.sources(actions.speakers(made)) as models:
         adapters = models["merged"][0].peft_config
@@ -166,7 +193,7 @@ def test_nobody_is_forgotten_while_models_speak(made):  # noqa: F811
     assert loaded[1] in adapters
 
 
-def test_a_visitor_who_leaves_stops_the_questions(made, visit, teller, monkeypatch):  # noqa: F811
+def test_a_visitor_who_leaves_stops_the_questions(made, visit, teller, monkeypatch):
     monkeypatch.setattr(measuring.hf_merge3h, "evaluate_3h", lambda *a, progress, **k: progress(0.1, "base: x"))
     visit.merges.append(made)
     stop = visit.stop_of("evaluation")
@@ -178,7 +205,7 @@ def test_a_visitor_who_leaves_stops_the_questions(made, visit, teller, monkeypat
     visit.merges.clear()
 
 
-def test_a_merge_that_made_room_meanwhile_is_told(made, visit, teller, monkeypatch):  # noqa: F811
+def test_a_merge_that_made_room_meanwhile_is_told(made, visit, teller, monkeypatch):
     monkeypatch.setattr(measuring, "measure", lambda *arguments: found())
     with pytest.raises(RefusedError, match="made room"):
         actions.evaluate(visit, made, teller)
