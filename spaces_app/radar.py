@@ -18,6 +18,7 @@ _READ = (
     "Further out is better."
 )
 
+_AGREED = " Where a bar is missing, all answers agree; with so few of them that makes no value sure."
 _LIKELY = (
     " {who} (likelihood): how probable the next token of a right solution is to a model, in the geometric mean, for no "
     "answers that can be checked were written in the time. Compare models along that axis, not that axis with others."
@@ -41,24 +42,29 @@ def _radar(evaluation: Mapping[str, Any]) -> Chart:
         for label, values in [*axes.items(), *_sets(evaluation)]
         for name, found in values.items()
     ]
-    missing = [h for h in _H if h not in axes]
-    lacks = _LIKELY.format(who=", ".join(likely).capitalize()) if likely else ""
-    lacks += f" Not measured here: {', '.join(missing)}." if missing else ""
     return Chart(
         "evaluation",
         "Helpful, honest, harmless?",
         f"A quick look on {sum(each['n'] for each in evaluation['datasets'])} questions of "
-        f"{len(evaluation['datasets'])} small data sets. {_READ}{lacks}",
+        f"{len(evaluation['datasets'])} small data sets. {_READ}{_notes(axes, likely)}",
         draw_svg(lambda panel: _draw(panel, axes, models, evaluation["merged"], likely), (PANEL[0], 4.4)),
         ("what", "model", *_CELLS[:3], "questions"),
         tuple(tuple("-" if cell is None else cell for cell in row) for row in rows),
     )
 
 
+def _notes(axes: Mapping[str, dict[str, Any]], likely: Collection[str]) -> str:
+    """What keeps this picture from being read as any other."""
+    text = _AGREED if any(found.get("low") is None for values in axes.values() for found in values.values()) else ""
+    text += _LIKELY.format(who=", ".join(likely).capitalize()) if likely else ""
+    missing = [h for h in _H if h not in axes]
+    return text + (f" Not measured here: {', '.join(missing)}." if missing else "")
+
+
 def _axes(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The H that were measured: a value between 0 and 1 of each model, 1 being best."""
     for h, values in ((evaluation.get("summary") or {}).get("h") or {}).items():
-        alone = [each for each in evaluation["datasets"] if each["h"] == h]
+        alone = [each for each in evaluation["datasets"] if each["h"] == h and each.get("averaged", True)]
         only = alone[0] if len(alone) == 1 else None
         known = {
             name: _with_interval(found, only, name)
@@ -111,9 +117,10 @@ def _draw(
     for ring in (0, 0.25, 0.5, 0.75, 1.0):
         ends = [_at(angle, ring) for angle in angles.values()]
         panel.plot(*zip(*ends, ends[0], strict=True), color=INK, alpha=0.5 if ring == 0 else 0.2, linewidth=0.7)
-    for ring in (0, 0.5, 1):
+    for ring in (0.5, 1):
         x, y = _at(math.pi / 2, ring)
         panel.text(x - 0.2, y, f"{ring:g}", ha="right", va="center", fontsize=7, alpha=0.7)
+    panel.text(0, 0, "0", ha="center", va="center", fontsize=7, alpha=0.7)  # no line passes there
     for h, angle in angles.items():
         known = h in axes
         panel.plot(
