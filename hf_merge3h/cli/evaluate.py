@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,8 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bars nor report.")] = False,
 ) -> None:
     """Measure a model over helpfulness, honesty and harmlessness, and compare it with others on the same items."""
+    if quiet:  # before the libraries are imported, which read it then: their bars are bars too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from ..evaluation.run import evaluate_3h
 
     chosen = None if datasets is None else [name.strip() for name in datasets.split(",") if name.strip()]

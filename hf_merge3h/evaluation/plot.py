@@ -119,17 +119,17 @@ def _radar(figure: Figure, axes: Any, report: Report, look: _Look) -> None:
 
 
 def _planes(report: Report) -> list[tuple[str, str]]:
-    """Pairs of data sets: refusals of safe prompts, refusals of unsafe ones; of one family where names say so."""
+    """Pairs of data sets: refusals of safe prompts, refusals of unsafe ones; those with one first name come first."""
     by_key: dict[str, list[str]] = {"over_refusal_rate": [], "unsafe_refusal_rate": []}
     for name, fact in report.facts["datasets"].items():
         if fact["key"] in by_key and report.figures[name]:
             by_key[fact["key"]].append(name)
-    pairs = []
+    related, others = [], []
     for safe in by_key["over_refusal_rate"]:
         rivals = by_key["unsafe_refusal_rate"]
         alike = [name for name in rivals if name.split("_")[0] == safe.split("_")[0]]
-        pairs += [(safe, name) for name in (alike or rivals)[:1]]
-    return pairs
+        (related if alike else others).extend((safe, name) for name in (alike or rivals)[:1])
+    return related + others
 
 
 def _refusals(figure: Figure, axes: Axes, report: Report, look: _Look) -> None:

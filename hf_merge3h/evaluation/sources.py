@@ -77,9 +77,18 @@ def read_file(path: Path, where: str) -> Records:
     if not path.is_file():
         raise SourceError(f"{where}={show(str(path))}: no such file; expected .jsonl, .json or .csv (or .gz of one)")
     try:
-        return parse(path.read_bytes(), path.name, where)
+        data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{where}={show(str(path))}: cannot be read: {error.strerror or error}") from None
+    return parse(data, path.name, where)
+
+
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        said = getattr(error, "msg", str(error))
+        raise ValueError(f"line {number} is no JSON ({said})") from None
 
 
 def parse(data: bytes, name: str, where: str) -> Records:
@@ -95,7 +104,7 @@ def parse(data: bytes, name: str, where: str) -> Records:
         if name.endswith(".csv"):
             found: Any = list(csv.DictReader(io.StringIO(text, newline="")))
         elif name.endswith(".jsonl"):
-            found = [json.loads(line) for line in text.split("\n") if line.strip()]
+            found = [_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         else:
             found = json.loads(text)
     except (ValueError, EOFError, OSError, csv.Error) as error:

@@ -163,6 +163,7 @@ def test_samples_of_lm_eval(suite, tmp_path):
     ("text", "message"),
     [
         ('{"question": "a"}\n', "row 1: has neither"), ("no\n", "is broken"), ("", "no list of records"),
+        ('\n{"a": 1}\n{broken\n', "a.jsonl is broken: 'line 3 is no JSON (Expecting property name"),
         ('{"answer": null}\n', "row 1: has neither"),
     ],
 )  # fmt: skip
@@ -171,6 +172,7 @@ def test_bad_files(tmp_path, text, message):
     with pytest.raises(SourceError) as told:
         Predictions(tmp_path / "a.jsonl")
     assert message in str(told.value)
+    assert "cannot be read" not in str(told.value)  # it was read
 
 
 def test_nan_log_likelihoods_are_an_error(suite, tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 import hf_merge3h
 from hf_merge3h.errors import MergeWarning, RequestError, SourceError
-from hf_merge3h.evaluation.plot import draw
+from hf_merge3h.evaluation.plot import _planes, draw
 from hf_merge3h.evaluation.report import Report
 from hf_merge3h.evaluation.store import Store
 
@@ -169,6 +170,18 @@ def test_pictures(folder, tmp_path):
         assert list(lines[model].get_ydata())[:4] == pytest.approx(expected), place
     with pytest.raises(RequestError, match="kind='bars'"):
         report.plot(kind="bars")
+
+
+def test_refusals_are_drawn_of_sets_that_belong_together():
+    keys = {
+        "orbench_hard": "over_refusal_rate",
+        "xstest_unsafe": "unsafe_refusal_rate",
+        "xstest_safe": "over_refusal_rate",
+    }
+    report = SimpleNamespace(
+        facts={"datasets": {name: {"key": key} for name, key in keys.items()}}, figures=dict.fromkeys(keys, True)
+    )
+    assert _planes(report) == [("xstest_safe", "xstest_unsafe"), ("orbench_hard", "xstest_unsafe")]
 
 
 def test_a_single_model_has_figures_and_no_comparison(folder):
