@@ -124,7 +124,8 @@ def _planes(report: Report) -> list[tuple[str, str]]:
     for name, fact in report.facts["datasets"].items():
         if fact["key"] in by_key and report.figures[name]:
             by_key[fact["key"]].append(name)
-    related, others = [], []
+    related: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
     for safe in by_key["over_refusal_rate"]:
         rivals = by_key["unsafe_refusal_rate"]
         alike = [name for name in rivals if name.split("_")[0] == safe.split("_")[0]]
