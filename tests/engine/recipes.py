@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from hf_merge3h.engine import stream
+from hf_merge3h.engine.steps import make_stream_plan
+from hf_merge3h.manifest import Manifest
 from hf_merge3h.recipes.types import ModelReference, Recipe, TensorJob
 from tests.engine.models import ROLES, llama, whole_experts
 
@@ -63,3 +68,16 @@ def recipe(
         )
 
     return Recipe(tuple(references), place, jobs, lambda counts: layers, given={"merge_method": method}, **facts)
+
+
+def run(made: Recipe, out: Path, **options: Any) -> Manifest:
+    """The streamed merge of a recipe."""
+    return stream.merge_plan(make_stream_plan(made, device="cpu"), out, **options)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder's shards."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found.update(load_file(path))
+    return found

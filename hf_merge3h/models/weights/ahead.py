@@ -59,7 +59,9 @@ class ReadAhead:
         self.stop()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, whatever it still had to hash."""
+        for hasher in self._hashers.values():
+            hasher.stopped = True
         with self._moved:
             self._stopped = True
             self._moved.notify()
@@ -92,7 +94,11 @@ class ReadAhead:
 
 
 class FileHash:
-    """The BLAKE3 of a file as far as it has been read."""
+    """The BLAKE3 of a file as far as it has been read.
+
+    Attributes:
+        stopped: set by another thread, which does not want the rest any more.
+    """
 
     def __init__(self, path: Path) -> None:
         from blake3 import blake3
@@ -100,13 +106,14 @@ class FileHash:
         self.size = path.stat().st_size
         self._path, self._hash, self._reached = path, blake3(), 0
         self._map: Any = None
+        self.stopped = False
 
     def reach(self, end: int) -> None:
         """Hash everything up to this byte."""
         if self._map is None and self.size:
             with self._path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        while self._reached < end:
+        while self._reached < end and not self.stopped:
             stop = min(end, self._reached + _PIECE)
             with memoryview(self._map) as view, view[self._reached : stop] as part:
                 self._hash.update(part)

@@ -159,7 +159,7 @@ class ShardWriter:
         """Stop as soon as possible; what has been written is the caller's to remove."""
         self._close()
         if self._behind is not None:
-            self._behind.stop()
+            self._behind.abort()
 
     def _file(self, name: str) -> io.FileIO:
         """The file, open; only the last one stays so, for there may be more of them than a process may open."""
@@ -185,7 +185,7 @@ class _HashBehind:
     """A thread that hashes the files up to the first tensor that is not there yet."""
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
-        self._files = [(folder / shard.file, shard) for shard in shards]
+        self._files = [(FileHash(folder / shard.file), shard) for shard in shards]
         self._order = deque(name for shard in shards for name in shard.tensors)
         self._hashes: dict[str, str] = {}
         self._error: BaseException | None = None
@@ -208,16 +208,21 @@ class _HashBehind:
             raise self._error
         return self._hashes
 
+    def abort(self) -> None:
+        """End the thread without what still waits."""
+        for hasher, _ in self._files:
+            hasher.stopped = True
+        self.stop()
+
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread when it has come to what was reached."""
         self._waiting.put(None)
         if self._thread is not None:
             self._thread.join()
 
     def _work(self) -> None:
         try:
-            for path, shard in self._files:
-                hasher = FileHash(path)
+            for hasher, shard in self._files:
                 for name, start in shard.places():
                     if self._waiting.get() is None:
                         return

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import blake3
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 from hf_merge3h.errors import OutputError, RequestError
 from hf_merge3h.models.types import TensorSpec
-from hf_merge3h.models.weights.ahead import ReadAhead
+from hf_merge3h.models.weights.ahead import FileHash, ReadAhead
 from hf_merge3h.models.weights.checkpoint import Checkpoint
 from hf_merge3h.models.weights.output import OutputFolder
 from hf_merge3h.models.weights.writer import ShardWriter, parse_size, plan_shards
@@ -218,3 +219,27 @@ def test_read_ahead_hashes_every_byte(tmp_path: Path) -> None:
     ahead.advance(1)
     assert ahead.hashes() == {path: blake3.blake3(path.read_bytes()).hexdigest() for path in (one, two)}
     ReadAhead([[(one, 0, 10)]] * 3).stop()
+
+
+def test_what_is_given_up_is_not_hashed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reach, asked = FileHash.reach, []
+
+    def late(self: FileHash, end: int) -> None:
+        while not self.stopped:  # for ever, unless it is told
+            time.sleep(0.001)
+        reach(self, end)
+        asked.append(self._reached)
+
+    write(tmp_path, 10**9, hashes=False)
+    monkeypatch.setattr(FileHash, "reach", late)
+    file = next(tmp_path.glob("*.safetensors"))
+    with ReadAhead([[(file, 0, 100)]], [file]):
+        pass
+    shards = plan_shards(specs(), 10**9)
+    writer = ShardWriter(tmp_path, shards)
+    for name in shards[0].tensors:
+        writer.write(name, TENSORS[name])
+        writer.finished(name)
+    writer.abort()
+    assert asked
+    assert not any(asked)
