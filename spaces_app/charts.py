@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drawing import EXPERTS, INK, PANEL, draw_svg, line, lines, short, square
+from drawing import EXPERTS, INK, PANEL, draw_svg, line, lines, looks, short, square
 from figures import Chart
 from visits import Merge
 
@@ -95,12 +95,13 @@ def _kinds(merge: Merge, kinds: Mapping[str, list[Any]]) -> Chart:
     rows = [(kind, *norms_of(tensors)) for kind, tensors in kinds.items()]
 
     def draw(axes: Any) -> None:
-        height = 0.8 / len(names)
+        height, look = 0.8 / len(names), looks(names)
         for place, name in enumerate(names):
-            colour = INK if name == "merged" else EXPERTS[place % len(EXPERTS)]
+            merged = name == "merged"
             axes.barh(
                 [at + place * height for at in range(len(rows))], [row[place + 1] for row in rows], height * 0.9,
-                label=name, color=colour, hatch=("", "///", "...", "xxx")[place % 4], edgecolor="none",
+                label=name, color=INK if merged else EXPERTS[look[name]], edgecolor="none",
+                hatch="" if merged else ("xxx", "///", "...", "\\\\\\")[look[name]],
             )  # fmt: skip
         axes.set_yticks([at + 0.4 - height / 2 for at in range(len(rows))], [row[0] for row in rows])
         axes.invert_yaxis()
@@ -181,7 +182,7 @@ def _spectra(merge: Merge) -> Chart | None:
         return None
 
     def draw(axes: Any) -> None:
-        for place, name in enumerate(next(iter(merge.spectra.values()))):
+        for name, place in looks(next(iter(merge.spectra.values()))).items():
             for number, spectrum in enumerate(shown.values()):
                 floor = 1e-4 * max((value for values in spectrum.values() for value in values), default=0.0)
                 own = [value for value in spectrum.get(name, []) if value > floor]
@@ -236,8 +237,9 @@ def small_multiples(
 
     def draw(axes: Any) -> None:
         for panel, (title, columns) in zip(axes.flat, panels.items(), strict=True):
-            for place, (name, column) in enumerate(columns.items()):
-                line(panel, values, [row[column] for row in rows], place, name)
+            look = looks(columns)
+            for name, column in columns.items():
+                line(panel, values, [row[column] for row in rows], look[name], name)
                 panel.plot(values, [row[column] for row in rows], "o", color=INK, markersize=3)
             panel.set_title(title, fontsize=9)
             if len(columns) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 #: Stand-ins that matplotlib draws with -> CSS variable, and colour in a downloaded file. Dark text on light paper.
@@ -15,8 +15,9 @@ COLOURS = {
     "#010207": ("var(--chart-4)", "#8b3fa8"),
 }
 INK, *EXPERTS = COLOURS
-_MARKERS = ("o", "s", "^", "D")
-_LINES = ("-", "--", "-.", ":")
+MARKERS = ("s", "^", "v", "D")
+DASHES = ("--", "-.", ":", "-")
+_KNOWN = ("base", "helpfulness", "honesty", "harmlessness")  # look the same in all pictures
 PANEL = (5.2, 3.3)  # inches: about as wide as a phone, so that the letters keep their size
 
 
@@ -25,13 +26,23 @@ def short(name: str) -> str:
     return ".".join(name.removesuffix(".weight").split(".")[-4:])[-30:]
 
 
+def looks(names: Iterable[str]) -> dict[str, int]:
+    """Which colour, marker and dashes each model has: its own for who is known, what is left for the others."""
+    names = [name for name in names if name != "merged"]
+    free = [place for place, known in enumerate(_KNOWN) if known not in names] or [*range(len(_KNOWN))]
+    others = [name for name in names if name not in _KNOWN]
+    found = {name: free[at % len(free)] for at, name in enumerate(others)}
+    found |= {name: _KNOWN.index(name) for name in names if name in _KNOWN}
+    return {name: found[name] for name in names} | {"merged": 0}
+
+
 def line(axes: Any, x: Any, y: Sequence[float], place: int, name: str) -> None:
     """One series; experts have colours, markers and dashes of their own, the merge is thick and plain."""
     merged = name in ("merged", "in conflict", "survived")
     axes.plot(
-        x, y, label=name, color=INK if merged else EXPERTS[place % len(EXPERTS)],
-        marker="" if merged else _MARKERS[place % len(_MARKERS)], markersize=3.5,
-        linestyle="-" if merged else _LINES[place % len(_LINES)], linewidth=2.4 if merged else 1.4,
+        x, y, label=name, color=INK if merged else EXPERTS[place],
+        marker="" if merged else MARKERS[place], markersize=3.5,
+        linestyle="-" if merged else DASHES[place], linewidth=2.4 if merged else 1.4,
     )  # fmt: skip
 
 
@@ -39,8 +50,9 @@ def lines(names: Sequence[str], series: Mapping[str, Sequence[float]], x: str, y
     """Several series over the layers, as SVG."""
 
     def draw(axes: Any) -> None:
-        for place, (name, values) in enumerate(series.items()):
-            line(axes, range(len(values)), values, place, name)
+        look = looks(series)
+        for name, values in series.items():
+            line(axes, range(len(values)), values, look[name], name)
         step = max(1, len(names) // 8)
         axes.set_xticks(range(0, len(names), step), [names[at][:12] for at in range(0, len(names), step)])
         greatest = max((value for values in series.values() for value in values), default=0.0)

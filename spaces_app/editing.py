@@ -108,6 +108,17 @@ def sweepable(text: str) -> list[str]:
     return sorted(numbers, key=lambda name: name not in ("lambda", "scale", "density"))
 
 
+#: What a sweep begins with: numbers that parameters with no upper end take, and those that shares take.
+SWEEPS = ("0.5, 1, 1.5", "0.2, 0.5, 0.8")
+
+
+def sweep_values(text: str, parameter: str) -> str:
+    """Values that a sweep may begin with: some that the parameter takes."""
+    recipe, _ = read(text)
+    known = hf_merge3h.recipe_parameters(recipe.method).get(parameter) if recipe is not None else None
+    return SWEEPS[known is not None and known.range is not None and known.range.high <= 1]
+
+
 def numbers_of(text: str) -> list[float]:
     """Numbers that a visitor wrote, parted by commas or spaces.
 

@@ -204,7 +204,7 @@ def _compare(parts: dict[str, Any]) -> None:
         parts["compare"] = gr.HTML(views.note("No merge so far."), elem_id="compare")
         with gr.Row(elem_classes="expert-row"):
             parts["sweep_over"] = gr.Dropdown([], label="Sweep over", min_width=150)
-            parts["sweep_values"] = gr.Textbox("0.5, 1, 1.5", label="Values, at most 5", min_width=150)
+            parts["sweep_values"] = gr.Textbox(editing.SWEEPS[0], label="Values, at most 5", min_width=150)
             parts["sweep"] = gr.Button("Sweep", min_width=120, elem_id="sweep")
             parts["stop_sweep"] = gr.Button(
                 "Cancel", variant="stop", interactive=False, min_width=90, elem_id="stop-sweep"

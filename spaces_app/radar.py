@@ -6,12 +6,11 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from drawing import EXPERTS, INK, PANEL, draw_svg
+from drawing import DASHES, EXPERTS, INK, MARKERS, PANEL, draw_svg, looks
 from figures import Chart
 
 _H = ("helpfulness", "honesty", "harmlessness")
 _HOLE = 0.22  # how far from the middle 0 stands
-_MARKS = "s^vDo"
 _CELLS = ("value", "low", "high", "n")
 _READ = (
     "Bars along an axis are 95 % intervals: where two of them overlap, so few questions cannot tell the models apart. "
@@ -48,7 +47,7 @@ def _radar(evaluation: Mapping[str, Any]) -> Chart:
         f"A quick look on {sum(each['n'] for each in evaluation['datasets'])} questions of "
         f"{len(evaluation['datasets'])} small data sets. {_READ}{_notes(axes, likely)}",
         draw_svg(lambda panel: _draw(panel, axes, models, evaluation["merged"], likely), (PANEL[0], 4.4)),
-        ("what", "model", *_CELLS[:3], "questions"),
+        ("what", "model", *_CELLS[:3], "asked"),
         tuple(tuple("-" if cell is None else cell for cell in row) for row in rows),
     )
 
@@ -122,17 +121,18 @@ def _draw(
         panel.text(x - 0.2, y, f"{ring:g}", ha="right", va="center", fontsize=7, alpha=0.7)
     panel.text(0, 0, "0", ha="center", va="center", fontsize=7, alpha=0.7)  # no line passes there
     for h, angle in angles.items():
-        known = h in axes
+        there = h in axes
         panel.plot(
             *zip(_at(angle, 0), _at(angle, 1), strict=True), color=INK, alpha=0.2, linewidth=0.7,
-            linestyle="-" if known else ":",
+            linestyle="-" if there else ":",
         )  # fmt: skip
         x, y = _at(angle, 1.14)
         side = "center" if abs(x) < 0.1 else ("left" if x > 0 else "right")
-        more = "\n(likelihood)" if h in likely else ("" if known else "\n(not measured)")
+        more = "\n(likelihood)" if h in likely else ("" if there else "\n(not measured)")
         panel.text(x, y, f"{h}{more}", ha=side, va="center")
+    known = looks(models)
     for place, name in enumerate(models):
-        look = dict(zip(("color", "linewidth", "linestyle"), _look(place, name == merged), strict=True))
+        mark, look = _look(known[name], name == merged)
         aside = 0.06 * (place - (len(models) - 1) / 2)
         points = {h: _at(angles[h], values[name]["value"], aside) for h, values in axes.items() if name in values}
         if len(points) == len(_H):
@@ -143,14 +143,15 @@ def _draw(
             if isinstance(low, (int, float)) and isinstance(high, (int, float)):
                 bar = [_at(angles[h], max(0.0, min(1.0, end)), aside) for end in (low, high)]
                 panel.plot(*zip(*bar, strict=True), color=look["color"], linewidth=3, alpha=0.45)
-            panel.plot(
-                *point, _MARKS[place % len(_MARKS)], color=look["color"], markersize=6 if name == merged else 4.5
-            )
-        panel.plot([], [], marker=_MARKS[place % len(_MARKS)], markersize=4.5, label=name, **look)
+            panel.plot(*point, mark, color=look["color"], markersize=6 if name == merged else 4.5)
+        panel.plot([], [], marker=mark, markersize=4.5, label=name, **look)
     panel.set(xlim=(-1.5, 1.5), ylim=(-1.0, 1.3), aspect="equal")
     panel.axis("off")
     panel.legend(frameon=False, fontsize=8, loc="lower center", ncols=min(3, len(models)), bbox_to_anchor=(0.5, -0.12))
 
 
-def _look(place: int, merged: bool) -> tuple[str, float, str]:
-    return (INK, 2.4, "-") if merged else (EXPERTS[place % len(EXPERTS)], 1.3, ("--", "-.", ":", "-")[place % 4])
+def _look(place: int, merged: bool) -> tuple[str, dict[str, Any]]:
+    """Marker and line."""
+    if merged:
+        return "o", {"color": INK, "linewidth": 2.4, "linestyle": "-"}
+    return MARKERS[place], {"color": EXPERTS[place], "linewidth": 1.3, "linestyle": DASHES[place]}

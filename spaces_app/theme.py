@@ -75,10 +75,13 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
 .scroll table { border-collapse: collapse; font-size: .85rem; min-width: 100%; }
 .scroll th, .scroll td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
-.scroll th:first-child { text-align: left; }
+.scroll th:first-child { text-align: left; white-space: normal; min-width: 6rem; max-width: 14rem; }
 .scroll caption { text-align: left; }
 #compare .scroll { max-height: none; }
-@media (max-width: 640px) { .scroll th:first-child { white-space: normal; max-width: 8.5rem; } }
+@media (max-width: 640px) { .scroll th:first-child { max-width: 8.5rem; } footer > div { display: none !important; } }
+:is(#status, #evaluated, #swept):has(.progress-level) .pending { opacity: 0 !important; }
+:is(#status, #evaluated, #swept):not(:has(.progress-level)) .pending { opacity: 1 !important; }
+:is(#status, #evaluated, #swept) .wrap:not(:has(.progress-level)) svg { display: none; }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 215px), 1fr)); gap: .8rem; }
 .answer { border: 1px solid var(--line); border-radius: 8px; padding: .7rem .8rem; min-width: 0; }
 .answer.merged { border-width: 2px; border-color: var(--link); }
@@ -88,9 +91,12 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
   margin-left: .4rem; font-weight: 600; }
 #yaml .cm-editor { font-size: .9rem; }
 #yaml .cm-content { min-height: 11rem; }
+#yaml .cm-scroller { min-height: 13rem !important; max-height: 34rem !important; }
 .gradio-container input { text-overflow: ellipsis; }
 .gradio-container input[role="combobox"] { padding-right: 1.6rem; }
-#files button[aria-label^="Remove"], #files .label-clear-button { display: none; }
+#files td:has(.label-clear-button) { display: none; }
+#files .filename { flex-wrap: wrap; }
+#files .stem { white-space: normal !important; overflow-wrap: anywhere; }
 #card { overflow: auto; contain: inline-size; overflow-wrap: anywhere; }
 #card :is(th, td) { overflow-wrap: normal; }
 #card .comment, #card .token.comment { color: inherit !important; }

@@ -82,7 +82,7 @@ def checked(result: Preflight, text: str) -> str:
 def merged(made: Merge) -> str:
     """That a merge is done, and what came out."""
     output = made.manifest["output"]
-    warnings = "".join(f"<li>{html.escape(note)}</li>" for note in made.notes)
+    warnings = "".join(f"<li>{html.escape(note.replace('`', ''))}</li>" for note in made.notes)
     return (
         f'<p role="status"><span class="fine">✓ {html.escape(made.title)} is done</span> in {made.seconds:.1f} s: '
         f"{len(made.tensors) or output['tensors']} tensors merged, {', '.join(map(html.escape, output['dtypes']))}. "

@@ -176,6 +176,11 @@ def _sweep_events(page: Page) -> None:
             actions.sweep(visit, text, parameter, editing.numbers_of(values), Teller(visit.stop_of("sweep"))), "sweep"
         )
 
+    def suggest(text: str, parameter: str | None, values: str) -> Any:
+        wanted = editing.sweep_values(text, parameter or "")
+        return wanted if values in editing.SWEEPS and values != wanted else gr.skip()  # what a visitor wrote stays
+
+    page.sweep_over.change(suggest, [page.yaml, page.sweep_over, page.sweep_values], page.sweep_values, **QUICK)
     shown, given = guarded(sweep, lambda shown: shown), [page.yaml, page.sweep_over, page.sweep_values]
     with_cancel(
         page.sweep, page.stop_sweep, page.swept, "Waiting for the merges before this one ...",

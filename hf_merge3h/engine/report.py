@@ -111,7 +111,7 @@ class MergeReport:
         if total.residual is not None and total.residual > _RESIDUAL:
             found.append(
                 f"cutting the result to the adapter's rank loses {total.residual:.1%} of it (relative Frobenius norm): "
-                "raise `rank`, or rank='exact' to keep all, or merge into the model instead"
+                "raise `rank`, or rank='exact' to keep all, or merge into the model instead (out: weights in recipes)"
             )
         return found
 

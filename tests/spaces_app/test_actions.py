@@ -12,6 +12,7 @@ import preflight
 import pytest
 import views
 from editing import RefusedError
+from form import read
 from tensors import CancelledError
 from visits import MOST_MERGES, Merge, Visits
 
@@ -86,6 +87,14 @@ def test_a_sweep_refuses_what_the_parameter_does_not_take(visit, teller):
     with pytest.raises(RefusedError, match="no list of numbers"):
         editing.numbers_of("0.5, one")
     assert editing.numbers_of("0.5, 1;2") == [0.5, 1, 2]
+
+
+def test_a_sweep_begins_with_values_that_the_parameter_takes():
+    for text in editing.examples().values():
+        for name in editing.sweepable(text):
+            for value in editing.numbers_of(editing.sweep_values(text, name)):
+                assert read(editing.set_parameter(text, name, value))[1] == [], (name, value)
+    assert editing.sweep_values("{", "lambda") == editing.SWEEPS[0]
 
 
 def test_a_sweep_shows_each_value_and_keeps_no_files(visit, teller):

@@ -12,6 +12,7 @@ import numpy as np
 import places
 import pytest
 import views
+from drawing import looks
 from visits import Merge
 
 
@@ -69,3 +70,12 @@ def test_spectra_are_those_of_the_multiplied_out_changes(made):
     for who, folder in (("honesty", places.shipped()["shipped:honest"]), ("merged", made.folder)):
         expected = torch.linalg.svdvals(dense(folder, name))[: len(found[who])]
         np.testing.assert_allclose(found[who], expected, atol=1e-6 * float(expected[0]))
+
+
+def test_models_look_the_same_in_all_pictures():
+    assert looks(["harmlessness", "helpfulness", "honesty", "merged"]) == {
+        "harmlessness": 3, "helpfulness": 1, "honesty": 2, "merged": 0,
+    }  # fmt: skip
+    assert looks(["base", "code", "honesty", "merged"]) == {"base": 0, "code": 1, "honesty": 2, "merged": 0}
+    many = looks([f"expert {n}" for n in range(6)])
+    assert [many[f"expert {n}"] for n in range(6)] == [0, 1, 2, 3, 0, 1]
