@@ -78,7 +78,7 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
 .scroll th:first-child { text-align: left; white-space: normal; min-width: 6rem; max-width: 14rem; }
 .scroll caption { text-align: left; }
 #compare .scroll { max-height: none; }
-@media (max-width: 640px) { .scroll th:first-child { max-width: 8.5rem; } footer > div { display: none !important; } }
+@media (max-width: 640px) { .scroll th:first-child { max-width: 8.5rem; } }
 :is(#status, #evaluated, #swept):has(.progress-level) .pending { opacity: 0 !important; }
 :is(#status, #evaluated, #swept):not(:has(.progress-level)) .pending { opacity: 1 !important; }
 :is(#status, #evaluated, #swept) .wrap:not(:has(.progress-level)) svg { display: none; }
@@ -105,4 +105,6 @@ body:not(.dark) .token.keyword { color: #00547a !important; }
 #card h1 { font-size: 1.25rem; }
 #card h2 { font-size: 1.1rem; }
 .expert-row { align-items: end; }
+footer { gap: 1rem; }
+footer > div { display: none !important; }
 """
