@@ -73,8 +73,8 @@ def parts(
 ) -> Iterator[tuple[str, Sequence[Item]]]:
     """Data sets and the items of each that are to be asked next; without a limit each once, with all its items.
 
-    With one, a few of each tell the speed; as many more follow as fit by it, of all data sets alike. What is expected
-    to end too late is not begun.
+    With one, a few of each tell the speed; as many more follow as fit by it, of all data sets alike, and at the end of
+    those alone that are quick enough. What is expected to end too late is not begun.
 
     Args:
         items: of each data set, in the order in which they are asked.
@@ -93,9 +93,11 @@ def parts(
             done[name] = len(first)
     while True:
         left = {name: len(items[name]) - count for name, count in done.items() if 0 < count < len(items[name])}
-        size = min(_GROWTH * size, speed.fitting(left, tokens, _SAFE * deadline.left))
-        if not size:
+        while left and not (fitting := speed.fitting(left, tokens, _SAFE * deadline.left)):
+            del left[max(left, key=speed.last)]
+        if not left:
             return
+        size = min(_GROWTH * size, fitting)
         for name, rest in left.items():
             part = items[name][done[name] : done[name] + min(size, rest)]
             with speed.measured(name, len(part), tokens[name], deadline):
@@ -119,6 +121,10 @@ class _Speed:
         self._took[name] = (seconds, count)
         if tokens:
             self._token = seconds / tokens
+
+    def last(self, name: str) -> float:
+        """Seconds that the last part of a data set took."""
+        return self._took[name][0]
 
     def expected(self, name: str, count: int, tokens: int) -> float:
         """Seconds for so many items of a data set; of one not asked so far, from how quick others were written."""
