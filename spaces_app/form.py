@@ -72,13 +72,16 @@ def problems_of(error: Exception) -> list[Problem]:
     return [_problem(each) for each in (listed.split("\n  - ") if listed else [head])]
 
 
+_UNREADABLE = "look at this line and those before it for an open bracket or quote, a missing colon or a wrong indent"
+
+
 def _problem(text: str) -> Problem:
     text = " ".join(text.split())
     found = re.match(rf"{LABEL}(?::(\d+))?: (.*)", text)
     line = int(found[1]) if found and found[1] else None
     text = found[2] if found else text
-    what, semicolon, remedy = text.partition("; ")
-    return Problem(line, what, remedy) if semicolon else Problem(line, text)
+    what, _, remedy = text.partition("; ")
+    return Problem(line, what, remedy or (_UNREADABLE if what.startswith("no YAML") else ""))
 
 
 def read(text: str) -> tuple[Any, list[Problem]]:

@@ -57,6 +57,9 @@ def test_a_wrong_value_names_its_line_and_a_remedy():
     assert (problem.line, problem.text) == (5, "density=3.0: expected a number in (0, 1], or one for each expert")
     _, (problem,) = form.read(text.replace("ties", "tiez").replace("density: 3", "density: 0.3"))
     assert (problem.line, problem.remedy) == (1, "did you mean 'ties'?")
+    _, (problem,) = form.read("merge_method: ties\nmodels: [a\n")
+    assert problem.text.startswith("no YAML that can be read")
+    assert "open bracket" in problem.remedy
 
 
 @pytest.mark.parametrize(
