@@ -144,15 +144,15 @@ def _described(report: Report) -> dict[str, Any]:
 def _facts(state: State) -> dict[str, Any]:
     if state.word != "done":
         return {"error": state.facts["error"]} if "error" in state.facts else {}
-    facts = {**state.facts, "ranks": _ranks(state.folder / "merge.json")}
+    facts = {**state.facts, **_ranks(state.folder / "merge.json")}
     keys = ("seconds", "peak_mb", *_TOLD.get(state.step.action, ()))
-    return {key: facts[key] for key in keys if facts.get(key) is not None}
+    return {key: facts[key] for key in keys if key in facts}
 
 
-def _ranks(path: Path) -> dict[str, float] | None:
-    """Mean, least and greatest rank that a merge kept of its matrices; None where it kept them whole."""
+def _ranks(path: Path) -> dict[str, dict[str, float]]:
+    """`ranks`: mean, least and greatest one that a merge kept of its matrices; nothing where it kept them whole."""
     if not path.is_file():
-        return None
+        return {}
     told = json.loads(path.read_text(encoding="utf-8"))
     ranks = [one["kept_rank"] for one in told["tensors"] if one["kept_rank"] is not None]
-    return {"mean": statistics.fmean(ranks), "least": min(ranks), "most": max(ranks)} if ranks else None
+    return {"ranks": {"mean": statistics.fmean(ranks), "least": min(ranks), "most": max(ranks)}} if ranks else {}

@@ -288,12 +288,14 @@ def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
 
 
 def test_a_mixture_is_as_large_as_what_the_experts_saw(tmp_path):
-    file = small.lab(tmp_path, mixtures={"heuristic": {}})
-    graph = graph_of(read_lab(file), tmp_path / "out")
+    lab = read_lab(small.lab(tmp_path, mixtures={"heuristic": {}}))
+    graph = graph_of(lab, tmp_path / "out")
     here(graph, ["mix/full/heuristic"])
     rows = (graph.folder("mix/full/heuristic") / "mixture.jsonl").read_text().splitlines()
     assert len(rows) == 3 * 3 * 2
     assert graph.steps["train/mixture/full/heuristic"].settings["steps"] == 9
+    told = Findings.of(Records.of(lab, graph)).save(tmp_path).read_text()
+    assert "| mix/full/heuristic | helpfulness 33%, honesty 33%, harmlessness 33% |" in told
 
 
 def test_hours_settle_a_run_once(tmp_path):
