@@ -1,0 +1,36 @@
+"""The numbers in docs/LAB.md are those of the records that are kept beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from hf_merge3h.lab.comparison.findings import Findings
+from hf_merge3h.lab.comparison.records import Records
+
+DOCS = Path(__file__).parents[3] / "docs"
+PLACES = (3, 3, 2, 2, 2)  # decimals of the data sets, in the tables' order
+
+
+@pytest.fixture(scope="module")
+def arenas():
+    return {arena.split: arena for arena in Findings.of(Records.read(DOCS / "lab" / "whole.json.gz")).arenas}
+
+
+@pytest.mark.parametrize(
+    ("split", "title"),
+    [("test", "### Whole fine-tunes, static"), ("development", "### Whole fine-tunes: the abl")],
+)
+def test_the_tables_are_those_of_the_records(arenas, split, title):
+    text = (DOCS / "LAB.md").read_text(encoding="utf-8").split(title, 1)[1].split("\n### ", 1)[0]
+    table = text.split("| recovery of helpfulness", 1)[1].split("\n\n", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    models = arenas[split].models
+    assert len(rows) == len(models)
+    for name, *cells in rows:
+        label = re.sub(r"`| \(reconstruction\)", "", name).replace("mixture, heuristic", "mix: heuristic")
+        means = [fmean(values.values()) for values in models[label].values()]
+        assert cells[:5] == [f"{mean:.{places}f}" for mean, places in zip(means, PLACES, strict=True)], label
