@@ -1,4 +1,4 @@
-"""The numbers in docs/LAB.md are those of the records that are kept beside it."""
+"""Records of runs: what is none is refused, and the numbers in docs/LAB.md are those of the ones that are kept."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import fmean
 
 import pytest
 
+from hf_merge3h.errors import SourceError
 from hf_merge3h.lab.comparison.findings import Findings
 from hf_merge3h.lab.comparison.records import Records
 
@@ -34,3 +35,11 @@ def test_the_tables_are_those_of_the_records(arenas, split, title):
         label = re.sub(r"`| \(reconstruction\)", "", name).replace("mixture, heuristic", "mix: heuristic")
         means = [fmean(values.values()) for values in models[label].values()]
         assert cells[:5] == [f"{mean:.{places}f}" for mean, places in zip(means, PLACES, strict=True)], label
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 99}', b"\x1f\x8bno"])
+def test_what_is_no_records_is_refused(content, tmp_path):
+    file = tmp_path / "records.json"
+    file.write_bytes(content)
+    with pytest.raises(SourceError, match=r"records\.json"):
+        Records.read(file)
