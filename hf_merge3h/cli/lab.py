@@ -36,6 +36,10 @@ def run(
     hours: Annotated[
         float | None, typer.Option(help="Set steps, items and trials so that all of it takes about so long here.")
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Steps done at once, each with its share of the cores; memory for each is needed."),
+    ] = 1,
     prune: Annotated[bool, typer.Option("--prune", help="Delete results that this file no longer asks for.")] = False,
 ) -> None:
     """Do what is not done yet, step by step, and write the report; a killed run goes on where it stopped."""
@@ -46,18 +50,18 @@ def run(
     from ..lab.comparison.records import RECORDS, Records
     from ..lab.comparison.steps import check_space, graph_of
 
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
     comparison = read_lab(file)
     with locked(out):
-        if hours is None:
-            comparison = settled(comparison, out)
-        else:
-            comparison = within(comparison, hours, out, lambda text: typer.echo(text, err=True))
+        comparison = settled(comparison, out) if hours is None else within(comparison, hours, out, tell, jobs)
         graph = graph_of(comparison, out)
-        check_space(graph, comparison)
+        check_space(graph, comparison, jobs)
         chosen = _chosen(graph, only)
         if prune:
             _prune(graph)
-        states = graph.run(chosen, lambda text: typer.echo(text, err=True))
+        states = graph.run(chosen, tell, jobs)
         records = Records.of(comparison, graph)
         records.save(out / RECORDS)
         written = Findings.of(records).save(out)

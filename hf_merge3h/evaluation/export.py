@@ -154,7 +154,7 @@ def _source(
     suite: Suite, task: Task, aside: Path, out: Path, stand_in: Any, limit: int | None, seed: int
 ) -> dict[str, Any]:
     """Where the harness finds the records: on the Hub at their revision, or in a file beside the task."""
-    source = task.source
+    source, limit = task.source, task.at_most(limit)
     if "hub" in source and stand_in is None and limit is None:
         keep = {"process_docs": _Function(f"scoring.keep_{task.name}")} if task.where else {}
         return {

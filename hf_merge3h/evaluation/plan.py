@@ -142,7 +142,7 @@ def make_plan(request: Request, datasets: Sequence[str] | None) -> Plan:
         kept = [item for item in items if question_hash(item.question) not in trained]
         plan.left_out[name] = len(items) - len(kept)
         if kept:
-            plan.items[name] = select(kept, request.limit, request.seed)
+            plan.items[name] = select(kept, task.at_most(request.limit), request.seed)
         else:
             plan.not_evaluated.append(
                 {"dataset": name, "h": task.h, "reason": "an expert was trained on all its questions"}

@@ -46,6 +46,7 @@ class Task:
         stop: texts at which an answer ends.
         max_new_tokens, samples, temperature: of generation; temperature 0 is greedy.
         averaged: whether it counts for its H.
+        items: how many are asked at most; all by default.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task:
     samples: int = 1
     temperature: float = 0.0
     averaged: bool = True
+    items: int | None = None
 
     @property
     def dataset_id(self) -> str:
@@ -79,6 +81,10 @@ class Task:
     def most_tokens(self) -> int:
         """How much a model may write for one item; nothing where it is only measured."""
         return 0 if self.form in ("choices", "likelihood") else self.max_new_tokens * self.samples
+
+    def at_most(self, limit: int | None) -> int | None:
+        """How many items are asked where a run allows `limit`; None where nothing limits them."""
+        return min((one for one in (limit, self.items) if one is not None), default=None)
 
     @property
     def revision(self) -> str | None:
@@ -206,7 +212,7 @@ def _task(name: str, facts: Any, problems: Problems) -> Task | None:
         )
     if facts.get("label") not in (None, "safe", "unsafe"):
         problems.add(f"{name}.label={show(facts.get('label'))}: expected safe or unsafe")
-    for key in ("max_new_tokens", "samples"):
+    for key in ("max_new_tokens", "samples", "items"):
         if not isinstance(facts.get(key, 1), int) or facts.get(key, 1) < 1:
             problems.add(f"{name}.{key}={show(facts[key])}: expected a whole number, 1 or more")
     if len(problems.found) > before:

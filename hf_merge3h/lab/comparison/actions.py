@@ -16,10 +16,10 @@ import hf_merge3h.evaluation.run
 import hf_merge3h.integrations
 import hf_merge3h.methods  # noqa: F401
 
-from .graph import Job
 from .measuring import measure, stage
 from .sft import mix, questions, train
 from .tuning import tune
+from .work import Job
 
 with contextlib.suppress(ImportError):  # the extra `train`; the step that needs it says so
     import trl  # noqa: F401

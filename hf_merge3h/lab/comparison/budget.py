@@ -12,8 +12,9 @@ from typing import Any
 from ...errors import MergeError, SourceError, bad, show
 from ...evaluation.store import write_aside
 from .config import Lab, Training
-from .graph import Graph, State, Step
+from .graph import Graph, State
 from .steps import graph_of
+from .work import Step
 
 BUDGET = "budget.json"
 #: shares of the time: what is trained, what is measured on the test split, what is chosen on the development split
@@ -22,8 +23,13 @@ _LEAST = {"steps": 10, "limit": 8, "trials": 2}
 _PROBE_STEPS, _PROBE_ITEMS = 3, 4
 
 
-def within(lab: Lab, hours: float, out: Path, tell: Callable[[str], None]) -> Lab:
+def within(lab: Lab, hours: float, out: Path, tell: Callable[[str], None], jobs: int = 1) -> Lab:
     """The comparison cut to a time; what was settled once for a folder stays, so that a resumed run is the same one.
+
+    Args:
+        lab, hours, out: the comparison, the time, and the run's folder.
+        tell: is told what is found.
+        jobs: steps done at once; the probe is as many at a time, so its speeds are those that the run will see.
 
     Raises:
         RequestError: `hours` is no time, or another one than the folder's run was settled for.
@@ -41,7 +47,7 @@ def within(lab: Lab, hours: float, out: Path, tell: Callable[[str], None]) -> La
             )  # fmt: skip
         return settled(lab, out)
     tell("probing: a few training steps and items, to see how much fits")
-    told = {"hours": hours, **plan(lab, hours * 3600, probe(lab, out))}
+    told = {"hours": hours, **plan(lab, hours * 3600 * jobs, probe(lab, out, jobs))}
     write_aside(path, json.dumps(told, indent=1) + "\n")
     tell(f"settled: {json.dumps({key: told[key] for key in ('steps', 'limit', 'trials')})}")
     return settled(lab, out)
@@ -78,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise SourceError(f"{path}: broken: {show(str(error))}; delete it, and the run is settled anew") from None
 
 
-def probe(lab: Lab, out: Path) -> dict[str, Any]:
+def probe(lab: Lab, out: Path, jobs: int = 1) -> dict[str, Any]:
     """Seconds of a training step of each kind, and of an item of each data set; merging counts as some items."""
     short = replace(
         lab,
@@ -89,7 +95,7 @@ def probe(lab: Lab, out: Path) -> dict[str, Any]:
     graph = graph_of(short, place)
     names = ["measure/test/base", *(f"train/static/{kind}/{lab.order[0]}" for kind in lab.training)]
     names = [name for name in names if name in graph.steps]
-    states = {state.step.name: state for state in graph.run(names, lambda _: None)}
+    states = {state.step.name: state for state in graph.run(names, lambda _: None, jobs)}
     failed = [state for state in states.values() if state.word != "done"]
     if failed:
         raise MergeError(f"the probe failed: {failed[0].step.name}: {failed[0].facts.get('error', failed[0].word)}")

@@ -90,7 +90,8 @@ class Lab:
         methods: label -> variant, measured on the test split.
         ablation: label -> variant, measured on the development split alone.
         suites: split -> suite file.
-        limit: items a data set.
+        datasets: of the suites, which are asked; all by default.
+        limit: items a data set, at most.
         precision: of the products when models are asked, `float32` or `bfloat16` (weights are float32 always).
         keep: labels of merged models that are kept.
     """
@@ -108,6 +109,7 @@ class Lab:
     mixtures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ablation: Mapping[str, Variant] = field(default_factory=dict)
     tuning: Tuning | None = None
+    datasets: tuple[str, ...] = ()
     limit: int | None = 100
     precision: str = "float32"
     seed: int = 0

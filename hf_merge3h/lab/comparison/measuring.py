@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import MergeWarning
 from ...evaluation.suite import H
 from .bases import base_folder
-from .graph import Job
+from .work import Job
 
 MODEL = "model"  # what the measured model is called in its own run of the evaluation
 RUN = "run"
@@ -90,8 +90,8 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     trained += [Path(job.step.paths[role]) for role in H if role in job.step.paths]
     with torch.autocast(device, dtype=torch.bfloat16, enabled=short):
         return evaluate_3h(
-            {MODEL: source}, job.step.paths["suite"], limit=limit, seed=settings["seed"], out=out,
-            tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
+            {MODEL: source}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
+            seed=settings["seed"], out=out, tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
         )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class _Reader:
         for key in given:
             if key not in _KEYS:
                 problems.add(f"{show(str(key))}: no such key; {nearest(str(key), _KEYS)}")
-        suites, limit, precision = self._evaluation()
+        suites, datasets, limit, precision = self._evaluation()
         found = Lab(
             folder=self.folder,
             name=str(given.get("name", self.folder.name)),
@@ -67,6 +67,7 @@ class _Reader:
             mixtures=self._mixtures(),
             ablation=self._variants("ablation"),
             tuning=self._one("tuning", Tuning, given["tuning"]) if given.get("tuning") else None,
+            datasets=datasets,
             limit=limit,
             precision=precision,
             seed=self._number("seed", given.get("seed", 0), least=0) or 0,
@@ -197,24 +198,30 @@ class _Reader:
                 self.problems.add(f"{key}.{label}: {problem}")
         return found
 
-    def _evaluation(self) -> tuple[dict[str, Path], int | None, str]:
+    def _evaluation(self) -> tuple[dict[str, Path], tuple[str, ...], int | None, str]:
         given = self._mapping("evaluation")
         for key in given:
-            self._known("evaluation", key, ("test", "development", "limit", "precision"))
+            self._known("evaluation", key, ("test", "development", "datasets", "limit", "precision"))
+        datasets = tuple(self._list("evaluation.datasets", given.get("datasets", ())))
         suites = {}
         for split in ("test", "development"):
             if split not in given:
                 continue
             path = self._file(f"evaluation.{split}", given[split])
             if path is not None:
-                self._attempt(lambda path=path: read_suite(path))  # type: ignore[misc]
+                self._attempt(lambda path=path: self._asked(path, datasets))  # type: ignore[misc]
                 suites[split] = path
         if "test" not in given:
             self.problems.add("evaluation.test: missing, expected the file of a suite")
         limit = given.get("limit", 100)
         precision = given.get("precision", "float32")
         self._known("evaluation.precision", precision, ("float32", "bfloat16"))
-        return suites, None if limit is None else self._number("evaluation.limit", limit), precision
+        return suites, datasets, None if limit is None else self._number("evaluation.limit", limit), precision
+
+    def _asked(self, path: Path, datasets: Sequence[str]) -> None:
+        tasks = read_suite(path).tasks
+        for name in datasets:
+            self._known("evaluation.datasets", name, list(tasks))
 
     def _attempt(self, work: Callable[[], Any]) -> None:
         try:

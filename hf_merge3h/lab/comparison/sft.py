@@ -19,7 +19,7 @@ from ...evaluation.items import TRAINED
 from ..demo_data import NORMALISATION, question_hash
 from ..mixing.records import Example, read_sets
 from .bases import base_folder, base_id
-from .graph import Job
+from .work import Job
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,8 +15,9 @@ from ...evaluation.items import TRAINED
 from ...evaluation.suite import H, read_suite
 from .bases import base_digest, base_folder
 from .config import Lab, Variant
-from .graph import Graph, Step
+from .graph import Graph
 from .tuning import parameter_of
+from .work import Step
 
 QUESTIONS = "questions"
 _INIT_APART = 1000  # initialisation seeds of different makers
@@ -40,8 +41,8 @@ def file_digest(path: Path) -> str:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def check_space(graph: Graph, lab: Lab) -> None:
-    """Refuse to begin where the disk cannot hold what is trained.
+def check_space(graph: Graph, lab: Lab, jobs: int = 1) -> None:
+    """Refuse to begin where the disk cannot hold what is trained, `jobs` at once.
 
     Raises:
         OutputError: names what is needed and what is free.
@@ -54,7 +55,7 @@ def check_space(graph: Graph, lab: Lab) -> None:
         and graph.state(step.name).word != "done"
     ]  # fmt: skip
     # a checkpoint in the making holds weights and two moments of the optimiser, twice while one replaces the other
-    needed = (len(whole) + (6 if whole else 0)) * size + len(lab.keep) * size
+    needed = (len(whole) + 6 * min(jobs, len(whole)) + len(lab.keep)) * size
     place = next(path for path in (graph.out, *graph.out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -71,6 +72,7 @@ class _Builder:
         self.base = {"base": lab.base}
         self.suites = {split: _suite_settings(path) for split, path in lab.suites.items()}
         self.asked = _left_out(lab.experts) | ({} if lab.precision == "float32" else {"precision": lab.precision})
+        self.asked |= {"datasets": list(lab.datasets)} if lab.datasets else {}
 
     def steps(self) -> Iterator[Step]:
         lab = self.lab

@@ -13,8 +13,8 @@ from ...evaluation.report import Report
 from ...registry import get_method
 from .boards import board_of, values_of
 from .config import Variant
-from .graph import Job
 from .measuring import MODEL, RUN, ask, merged
+from .work import Job
 
 TRIALS = "trials.json"
 

@@ -8,7 +8,8 @@ import pytest
 
 from hf_merge3h.errors import OutputError
 from hf_merge3h.lab.comparison import graph as graphs
-from hf_merge3h.lab.comparison.graph import DONE, FAILED, PARTIAL, Graph, Step
+from hf_merge3h.lab.comparison.graph import Graph
+from hf_merge3h.lab.comparison.work import DONE, FAILED, PARTIAL, Step
 
 
 def chain(**changed):
@@ -67,32 +68,48 @@ def test_a_broken_result_is_an_error_that_names_the_file(tmp_path):
         graph.states()
 
 
-def test_only_what_is_chosen_and_what_it_needs_is_done(tmp_path, monkeypatch):
-    graph = Graph(chain(), tmp_path)
-    done = []
+class Fake:
+    """Stands in for a step's process: what begins ends when it is asked for, the last begun first."""
 
-    def do(job):
-        done.append(job.step.name)
-        finish(graph, job.step.name)
+    begun: list[str]
+    ends: list[str]
 
-    monkeypatch.setattr(graphs, "_do", do)
+    def __init__(self, job, jobs):
+        self.job = job
+        Fake.begun.append(job.step.name)
+
+    def end(self):
+        Fake.ends.append(self.job.step.name)
+        folder = self.job.out
+        folder.mkdir(parents=True, exist_ok=True)
+        if "luck" in self.job.settings:
+            (folder / FAILED).write_text(json.dumps({"error": "out of luck", "seconds": 2.0}))
+        else:
+            (folder / DONE).write_text(json.dumps({"seconds": 1.0, "peak_mb": 1.0}))
+
+    def stop(self):
+        Fake.ends.append(f"{self.job.step.name} stopped")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    Fake.begun, Fake.ends = [], []
+    monkeypatch.setattr(graphs, "Work", Fake)
+    monkeypatch.setattr(graphs, "ended", lambda running: [list(running)[-1]])
+    return Fake
+
+
+def test_only_what_is_chosen_and_what_it_needs_is_done(tmp_path, fake):
     told = []
-    graph.run(["b"], told.append)
-    assert done == ["a", "b"]
+    Graph(chain(), tmp_path).run(["b"], told.append)
+    assert fake.begun == ["a", "b"]
     assert told == ["[1/2] a ...", "[1/2] a: 1 s", "[2/2] b ...", "[2/2] b: 1 s"]
 
 
-def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, monkeypatch):
-    graph = Graph(chain(), tmp_path)
-
-    def do(job):
-        if job.step.name == "b":
-            job.out.mkdir(parents=True)
-            (job.out / FAILED).write_text(json.dumps({"error": "out of luck", "seconds": 2.0}))
-        else:
-            finish(graph, job.step.name)
-
-    monkeypatch.setattr(graphs, "_do", do)
+def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, fake):
+    steps = chain()
+    steps[1] = Step("b", "questions", {"luck": 0}, ("a",))
+    graph = Graph(steps, tmp_path)
     told = []
     states = graph.run(list(graph.steps), told.append)
     assert [state.word for state in states] == ["done", "failed", "blocked", "done"]
@@ -101,6 +118,45 @@ def test_a_failure_is_told_and_stops_only_what_needs_it(tmp_path, monkeypatch):
         "[2/4] b: 2 s failed: out of luck",
         "[3/4] c: not run, for something that it reads failed",
     ]
+
+
+def test_what_failed_before_is_tried_again_before_what_needs_it(tmp_path, fake):
+    graph = Graph(chain(), tmp_path)
+    graph.folder("a").mkdir(parents=True)
+    (graph.folder("a") / FAILED).write_text(json.dumps({"error": "no"}))
+    states = graph.run(["b"], lambda _: None)
+    assert [state.word for state in states] == ["done", "done"]
+
+
+def test_several_at_once_begin_only_when_what_they_read_is_done(tmp_path, fake):
+    graph = Graph(chain(), tmp_path)
+    graph.run(list(graph.steps), lambda _: None, jobs=3)
+    assert fake.begun == ["a", "d", "b", "c"]
+    assert fake.ends == ["d", "a", "b", "c"]
+
+
+def test_no_more_at_once_than_asked(tmp_path, fake, monkeypatch):
+    graph = Graph([Step(name, "questions", {}) for name in "abcde"], tmp_path)
+    at_once = []
+
+    def ended(running):
+        at_once.append(len(running))
+        return list(running)[:1]
+
+    monkeypatch.setattr(graphs, "ended", ended)
+    graph.run(list(graph.steps), lambda _: None, jobs=2)
+    assert at_once == [2, 2, 2, 2, 1]
+    assert fake.ends == list("abcde")
+
+
+def test_an_interrupted_run_stops_all_that_it_began(tmp_path, fake, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphs, "ended", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Graph(chain(), tmp_path).run(["a", "d"], lambda _: None, jobs=2)
+    assert fake.ends == ["a stopped", "d stopped"]
 
 
 def test_results_that_were_whole_when_the_run_was_killed_are_kept(tmp_path):

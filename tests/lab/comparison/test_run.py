@@ -19,10 +19,10 @@ from hf_merge3h.errors import RequestError
 from hf_merge3h.evaluation.statistics import mean_interval
 from hf_merge3h.lab.comparison.actions import ACTIONS
 from hf_merge3h.lab.comparison.findings import Findings
-from hf_merge3h.lab.comparison.graph import DONE, Job
 from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.records import Records
 from hf_merge3h.lab.comparison.steps import graph_of
+from hf_merge3h.lab.comparison.work import DONE, Job
 from tests.evaluation import tiny
 
 from . import small
