@@ -35,7 +35,7 @@ class Batching:
             try:
                 found = work(part)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(part) == 1:
                     raise MergeError(
@@ -51,7 +51,8 @@ class Batching:
                 yield found
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not do."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
