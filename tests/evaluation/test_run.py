@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import hf_merge3h
 from hf_merge3h.errors import MergeError, RequestError, SourceError
@@ -49,6 +50,16 @@ def test_the_same_request_gives_the_same_items(suite, models, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     other = evaluate(models, suite, tmp_path / "c", limit=5, seed=1)
     assert other.facts["datasets"]["sums"]["ids"] != first.facts["datasets"]["sums"]["ids"]
+
+
+def test_a_suite_may_say_how_many_items_are_asked_at_most(suite, models, tmp_path):
+    content = yaml.safe_load(suite.read_text())
+    content["datasets"]["sums"]["items"] = 5
+    few = suite.with_name("few.yaml")
+    few.write_text(yaml.safe_dump(content))
+    for limit, expected in ((None, 5), (7, 5), (3, 3)):
+        report = evaluate(models["base"], few, tmp_path / str(limit), limit=limit, datasets=["sums"])
+        assert report.figures["sums"]["merged"].n == expected
 
 
 def test_a_larger_limit_adds_items(suite, models, tmp_path):

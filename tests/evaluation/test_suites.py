@@ -81,6 +81,7 @@ def test_forms_of_records():
         ({"metric": "accuracy"}, "did you mean 'math_accuracy'"), ({"key": "mc1"}, "math_accuracy gives accuracy"),
         ({"h": "helpful"}, "did you mean 'helpfulness'"), ({"form": "talk"}, "sums.form='talk'"),
         ({"source": {}}, "expected one of hub, wheel, file"), ({"max_new_tokens": 0}, "whole number"),
+        ({"items": 0}, "sums.items=0: expected a whole number"),
         ({"samples": 4}, "greedy samples are all the same"), ({"temperature": -1}, "0 (greedy) or more"),
         ({"form": "judged"}, "expected judged for safety_rate"),
         ({"colour": 1}, "sums.colour: no such key"), ({"label": "nice"}, "expected safe or unsafe"),

@@ -25,6 +25,15 @@ def test_what_is_asked_for_is_read(tmp_path):
     assert lab.limit == 4
 
 
+def test_data_sets_of_the_suites_that_are_asked(tmp_path):
+    evaluation = {"test": "suite/tiny.yaml", "datasets": ["gold", "facts"]}
+    file = small.lab(tmp_path, evaluation=evaluation)
+    graph = graph_of(read_lab(file), tmp_path / "out")
+    assert graph.steps["measure/test/base"].settings["datasets"] == ["gold", "facts"]
+    with pytest.raises(RequestError, match=r"evaluation.datasets: 'fact' is unknown; did you mean 'facts'"):
+        read_lab(small.lab(tmp_path, evaluation={**evaluation, "datasets": ["fact"]}))
+
+
 def test_an_expert_may_be_trained_further_than_the_others(tmp_path):
     full = {"steps": 3, "batch_size": 2, "roles": {"honesty": {"steps": 9, "learning_rate": 1e-4}}}
     file = small.lab(tmp_path, training={"full": full}, mixtures={"heuristic": {}})
@@ -172,6 +181,17 @@ def test_the_disk_is_asked_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.shutil, "disk_usage", lambda _: usage(10, 10, 0))
     with pytest.raises(OutputError, match=r"3 whole models need .* GB, and 0.0 GB are free"):
         check_space(graph, lab)
+
+
+def test_trainings_at_once_need_room_for_the_checkpoints_of_each(tmp_path, monkeypatch):
+    lab = read_lab(small.lab(tmp_path))
+    graph = graph_of(lab, tmp_path / "out")
+    size = (tmp_path / "base" / "model.safetensors").stat().st_size
+    usage = type(steps.shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(steps.shutil, "disk_usage", lambda _: usage(100 * size, 0, 10 * size))
+    check_space(graph, lab)
+    with pytest.raises(OutputError, match="3 whole models need"):
+        check_space(graph, lab, jobs=2)
 
 
 def test_a_base_of_a_wheel_that_is_missing_says_how_to_get_it(tmp_path, monkeypatch):

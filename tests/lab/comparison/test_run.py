@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,16 @@ def test_a_second_run_does_nothing(ran):
     file, out, _ = ran
     again = run(file, out)
     assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_steps_that_need_nothing_of_each_other_are_done_at_once(ran, tmp_path):
+    file, out, _ = ran
+    shutil.copytree(out, tmp_path / "out")
+    for method in ("task_arithmetic", "r_tsvm"):
+        shutil.rmtree(tmp_path / "out/steps/measure/test/static/full" / method)
+    done = run(file, tmp_path / "out", "--jobs", "2")
+    assert [line.rsplit(" ", 1)[1] == "..." for line in done.stderr.splitlines()] == [True, True, False, False]
+    assert figures(tmp_path / "out") == figures(out)
 
 
 def test_figures_are_those_of_the_items(ran):
