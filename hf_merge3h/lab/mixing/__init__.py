@@ -66,7 +66,8 @@ def mix_data(
             heuristic: `proportions` {name: share}, or `temperature` (1 keeps the sets' own proportions, infinity, the
             default, makes all equal).
             score: `scorer`, a function of examples or one a set (higher is better, NaN never); without it
-            `InstructionFollowingDifficulty` of `model` and `tokenizer`. `proportions` or `temperature` set the quotas.
+            `InstructionFollowingDifficulty` of `model` and `tokenizer`. `proportions` or `temperature` set the quotas;
+            `candidates` rows of each set, drawn by the seed, are scored, all by default (two passes over each).
             adaptive: `model`, `tokenizer`, `reference`, and the settings of `adaptive.Proxy`; `signal="alignment"` is
             the conflict-aware variant.
 
@@ -143,6 +144,16 @@ class _Request(NamedTuple):
         generator = np.random.default_rng([self.seed, 0])
         return {name: draw(examples, counts[name], generator) for name, examples in self.cleaned.kept.items()}
 
+    def candidates(self, count: int | None) -> Mapping[str, Sequence[Example]]:
+        """So many rows of each set, in their order; all where a set has no more."""
+        if count is None:
+            return self.cleaned.kept
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise bad("candidates", count, "a whole number, 1 or more")
+        generator = np.random.default_rng([self.seed, 2])
+        orders = {name: generator.permutation(len(each))[:count] for name, each in self.cleaned.kept.items()}
+        return {name: [self.cleaned.kept[name][i] for i in sorted(order)] for name, order in orders.items()}
+
 
 _Chosen = tuple[dict[str, list[Example]], dict[str, float], dict[str, Any]]
 
@@ -162,6 +173,7 @@ def _score(
     tokenizer: PreTrainedTokenizerBase | None = None,
     proportions: Mapping[str, float] | None = None,
     temperature: float = math.inf,
+    candidates: int | None = None,
 ) -> _Chosen:
     from .scoring import InstructionFollowingDifficulty, score_sets
 
@@ -169,16 +181,17 @@ def _score(
         if model is None or tokenizer is None:
             raise bad("scorer", None, "a scorer, or model and tokenizer for instruction-following difficulty")
         scorer = InstructionFollowingDifficulty(model, tokenizer)
-    shares = request.shares(proportions, temperature)
-    check_size(shares, request.sizes, request.size, request.repeat)  # before the scoring, which may be long
-    scores = score_sets(request.cleaned.kept, scorer)
+    shares, sets = request.shares(proportions, temperature), request.candidates(candidates)
+    # before the scoring, which may be long
+    check_size(shares, {name: len(each) for name, each in sets.items()}, request.size, request.repeat)
+    scores = score_sets(sets, scorer)
     usable = {name: int(np.isfinite(each).sum()) for name, each in scores.items()}
     none = [name for name, count in usable.items() if not count]
     if none:
         raise bad("scorer", none, "at least one finite score in each set")
     counts = check_size(shares, usable, request.size, request.repeat)
     chosen, facts = {}, {}
-    for name, examples in request.cleaned.kept.items():
+    for name, examples in sets.items():
         # Descending, ties by row; what has no score comes last.
         order = np.argsort(-np.nan_to_num(scores[name], nan=-np.inf), kind="stable")[: usable[name]]
         ranked = [int(i) for i in order]
@@ -192,7 +205,7 @@ def _score(
             "cutoff": float(scores[name][picked].min()) if picked else math.inf,
             "unscored": len(examples) - usable[name],
         }
-    return chosen, shares, {"scores": facts, "settings": {"scorer": _names_of(scorer)}}
+    return chosen, shares, {"scores": facts, "settings": {"scorer": _names_of(scorer), "candidates": candidates}}
 
 
 def _names_of(scorer: Scorer | Mapping[str, Scorer]) -> Any:

@@ -114,6 +114,23 @@ def test_what_has_no_score_is_never_chosen(three):
     assert report.scores["helpfulness"]["unscored"] == 30
 
 
+def test_only_candidates_are_scored_and_the_best_of_them_chosen(three):
+    asked = []
+
+    def scorer(examples):
+        asked.append(rows := [example.row for example in examples])
+        return rows
+
+    mixed, report = mix_data(three, strategy="score", scorer=scorer, size=9, candidates=12)
+    assert [len(rows) for rows in asked] == [12, 12, 12]
+    assert asked[0] == sorted(asked[0]) != list(range(12))  # drawn, and in the set's order
+    chosen = {name: sorted(e["source_row"] for e in mixed if e["source"] == name) for name in three}
+    assert list(chosen.values()) == [rows[-3:] for rows in asked]
+    assert report.settings["candidates"] == 12
+    with pytest.raises(RequestError, match=r"helpfulness has 2 of 3"):
+        mix_data(three, strategy="score", scorer=scorer, size=9, candidates=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -132,6 +149,7 @@ def test_what_has_no_score_is_never_chosen(three):
         ({"min_words": 10_000}, "cleaning leaves nothing of helpfulness, honesty, harmlessness"),
         ({"strategy": "score"}, "model and tokenizer"),
         ({"strategy": "score", "scorer": 3}, "scorer=3"),
+        ({"strategy": "score", "scorer": len, "candidates": 0}, "candidates=0"),
         ({"strategy": "score", "scorer": lambda examples: [1.0]}, "for 60 examples"),
         ({"strategy": "score", "scorer": lambda examples: [math.nan] * len(examples)}, "at least one finite score"),
         ({"strategy": "adaptive"}, "the base model"),
