@@ -105,6 +105,10 @@ def rescale_kept(before, after, probabilities, rule):
     return after
 
 
+def restored(vectors, kept, rule):
+    return [rescale_kept(task, left, None, rule) for task, left in zip(rows(vectors), kept, strict=True)]
+
+
 # -- linear -----------------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +145,9 @@ def model_stock(vectors, weights, *, filter_wise, cosine_floor, **_):
 
 
 @oracle
-def ties(vectors, weights, *, density, trim_scope, election, scale, normalize, **_):
+def ties(vectors, weights, *, density, trim_scope, rescale, election, scale, normalize, **_):
     tasks = [top(task, share) for task, share in zip(rows(vectors), each(density, len(vectors)), strict=True)]
+    tasks = restored(vectors, tasks, rescale)
     return like(vectors, sum_ties(tasks, weights, scale, normalize, election))  # one tensor is the whole model
 
 
@@ -220,13 +225,15 @@ def cut_tails(vectors, density, gamma):
 
 
 @oracle
-def breadcrumbs(vectors, weights, *, density, gamma, scale, normalize, **_):
-    return like(vectors, sum_linear(cut_tails(vectors, density, gamma), weights, scale, normalize))
+def breadcrumbs(vectors, weights, *, density, gamma, rescale, scale, normalize, **_):
+    kept = restored(vectors, cut_tails(vectors, density, gamma), rescale)
+    return like(vectors, sum_linear(kept, weights, scale, normalize))
 
 
 @oracle
-def breadcrumbs_ties(vectors, weights, *, density, gamma, election, scale, normalize, **_):
-    return like(vectors, sum_ties(cut_tails(vectors, density, gamma), weights, scale, normalize, election))
+def breadcrumbs_ties(vectors, weights, *, density, gamma, rescale, election, scale, normalize, **_):
+    kept = restored(vectors, cut_tails(vectors, density, gamma), rescale)
+    return like(vectors, sum_ties(kept, weights, scale, normalize, election))
 
 
 @oracle

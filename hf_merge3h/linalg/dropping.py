@@ -211,6 +211,18 @@ def _restore(before: Float[Tensor, "batch *shape"], kept: Float[Tensor, "batch *
         kept.mul_(spread(l1_factor(l1_norms(before), l1_norms(kept)).to(kept), kept))
 
 
+def restored(
+    before: Float[Tensor, "task batch *shape"], kept: Float[Tensor, "task batch *shape"]
+) -> Float[Tensor, "task batch *shape"]:
+    """What is kept of each tensor, times what restores the sum of magnitudes that it had before.
+
+    >>> restored(torch.tensor([[[1.0, -3.0, 0.0]]]), torch.tensor([[[0.0, -3.0, 0.0]]]))
+    tensor([[[ 0., -4.,  0.]]])
+    """
+    factors = [l1_factor(l1_norms(stack), l1_norms(left)) for stack, left in zip(before, kept, strict=True)]
+    return torch.stack([left * spread(factor.to(left), left) for left, factor in zip(kept, factors, strict=True)])
+
+
 def l1_norms(stack: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch"]:
     """Sums of magnitudes, float64."""
     if stack.device.type == "cpu" and stack.dtype == torch.float32:

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..linalg.dropping import restored
 from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election
-from ..linalg.sparsify import below, greater_each, keep_middle, window
-from ..passes import Elementwise, Searched
+from ..linalg.sparsify import below, greater_each, keep_middle, row_length, window
+from ..passes import Searched
 from ..registry import Parts, method
 from .arithmetic import Scale, merge_linearly
-from .common import Share, check_sum, per_expert
+from .common import L1, Share, check_sum, per_expert, trimmed_parts
 from .ties import Density, merge_agreeing
 
 _CUT = {"identity": "outliers and small entries are dropped; it holds at density 1"}
@@ -26,12 +27,17 @@ def drop_tails(
     vectors: Float[Tensor, "task batch *shape"],
     density: float | tuple[float, ...],
     gamma: float | tuple[float, ...],
+    rescale: L1 = "none",
 ) -> Float[Tensor, "task batch *shape"]:
-    """Breadcrumbs: drop the largest `gamma` share and so many of the smallest that `density` remains."""
+    """Breadcrumbs: drop the largest `gamma` share and so many of the smallest that `density` remains.
+
+    With `rescale="l1"` each expert's sum of magnitudes is then restored.
+    """
     shares, tops = per_expert(density, len(vectors)), per_expert(gamma, len(vectors))
-    return torch.stack(
+    kept = torch.stack(
         [keep_middle(vector, share, top) for vector, share, top in zip(vectors, shares, tops, strict=True)]
     )
+    return restored(vectors, kept) if rescale == "l1" else kept
 
 
 def _parts(
@@ -44,6 +50,7 @@ def _parts(
     ) -> Parts:
         rest, n = {name: parameters[name] for name in options}, math.prod(shape)
         shares, tops = (per_expert(parameters[name], len(weights)) for name in ("density", "gamma"))
+        unit = row_length(shape) if parameters["rescale"] == "l1" else 1
         ranks = [_ranks(share, top, n) for share, top in zip(shares, tops, strict=True)]
 
         def after(found: list[list[float]]) -> Parts:
@@ -52,13 +59,13 @@ def _parts(
             most = [row[1] if len(row) > 1 else math.inf for row in found]
             cut = any(bound < math.inf for bound in most)
 
-            def finish(start: int, part: Tensor) -> Tensor:
+            def drop(part: Tensor) -> Tensor:
                 kept = greater_each(part, least)
-                return merge(kept.sub_(greater_each(kept, most)) if cut else kept, weights, **rest)
+                return kept.sub_(greater_each(kept, most)) if cut else kept
 
-            return Elementwise(finish)
+            return trimmed_parts(drop, lambda kept: merge(kept, weights, **rest), parameters["rescale"], unit)
 
-        return Searched(StreamedRanks(ranks, n), after)
+        return Searched(StreamedRanks(ranks, n), after, unit)
 
     return make
 
@@ -86,6 +93,7 @@ def breadcrumbs(
     *,
     density: Density = 0.9,
     gamma: Share = 0.01,
+    rescale: L1 = "none",
     scale: Scale = 1.0,
     normalize: bool = False,
 ) -> Float[Tensor, "batch *shape"]:
@@ -98,6 +106,7 @@ def breadcrumbs(
         weights: one for each expert.
         density: share of the entries that is kept.
         gamma: share of the largest entries that is dropped; less where no `density` share would remain.
+        rescale: restore each tensor's sum of magnitudes after dropping, expert by expert, or leave it.
         scale: factor of the sum.
         normalize: divide by the sum of the weights.
 
@@ -117,7 +126,7 @@ def breadcrumbs(
         Shares are rounded down, so that `gamma` drops nothing of a tensor of fewer than 1/gamma entries. Entries as
         large as the first or the last one kept are kept too.
     """
-    return merge_linearly(drop_tails(vectors, density, gamma), weights, scale=scale, normalize=normalize)
+    return merge_linearly(drop_tails(vectors, density, gamma, rescale), weights, scale=scale, normalize=normalize)
 
 
 @method(
@@ -135,6 +144,7 @@ def breadcrumbs_ties(
     *,
     density: Density = 0.9,
     gamma: Share = 0.01,
+    rescale: L1 = "none",
     election: Election = "sum",
     scale: Scale = 1.0,
     normalize: bool = True,
@@ -148,6 +158,7 @@ def breadcrumbs_ties(
         weights: one for each expert.
         density: share of the entries that is kept.
         gamma: share of the largest entries that is dropped; less where no `density` share would remain.
+        rescale: restore each tensor's sum of magnitudes after dropping, expert by expert, or leave it.
         election: elect the sign of the weighted sum, or the one that more experts have.
         scale: factor of the result.
         normalize: divide by the sum of the agreeing weights (the mean); else the sum stands.
@@ -167,5 +178,5 @@ def breadcrumbs_ties(
     Note:
         Shares and equal magnitudes are treated as by `breadcrumbs`.
     """
-    kept = drop_tails(vectors, density, gamma)
+    kept = drop_tails(vectors, density, gamma, rescale)
     return merge_agreeing(kept, weights, scale=scale, normalize=normalize, election=election)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import bad
+from ..linalg.blocks import magnitudes
+from ..linalg.dropping import l1_factor
 from ..linalg.weighted import shares, weighted_sum
-from ..passes import Elementwise
+from ..passes import Elementwise, Searched, Total
 from ..registry import Parts, PerExpert, Range
 
 Share = Annotated[float | tuple[float, ...], Range(0, 1), PerExpert]
+
+#: What becomes of a trimmed tensor's sum of magnitudes.
+L1 = Literal["l1", "none"]
 
 #: The laws that methods with random masks do not obey.
 DRAWN = {
@@ -33,6 +39,25 @@ def per_expert(value: float | tuple[float, ...], n_experts: int) -> tuple[float,
     if len(values) != n_experts:
         raise bad("parameter", values, f"one number for each of the {n_experts} experts", "or a single number")
     return values
+
+
+def trimmed_parts(trim: Callable[[Tensor], Tensor], merge: Callable[[Tensor], Tensor], rescale: L1, unit: int) -> Parts:
+    """Parts of a method that trims entry by entry; to restore sums of magnitudes takes one more reading.
+
+    Args:
+        trim: zeroes entries of a part, in a new tensor.
+        merge: what is left; it may use that as scratch.
+        rescale: whether each expert's sum is restored first.
+        unit: of the parts; the sums are those of `dropping.l1_norms` where it is `row_length` of the tensor.
+    """
+    if rescale == "none":
+        return Elementwise(lambda start, part: merge(trim(part)), unit)
+
+    def after(sums: Tensor) -> Parts:
+        factors = l1_factor(*sums).float().reshape(-1, 1, 1)
+        return Elementwise(lambda start, part: merge(trim(part).mul_(factors)), unit)
+
+    return Searched(Total(lambda start, part: torch.stack([magnitudes(part), magnitudes(trim(part))])), after, unit)
 
 
 def linear_factors(weights: Float[Tensor, "task"], scale: float, normalize: bool) -> Float[Tensor, "task"]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..linalg import native
+from ..linalg.dropping import restored
 from ..linalg.select import StreamedRanks
 from ..linalg.signs import Election, agreeing_sum, elect, weigh
 from ..linalg.sparsify import (
@@ -22,12 +23,13 @@ from ..linalg.sparsify import (
     greater_each,
     keep_largest,
     magnitude_histogram,
+    row_length,
 )
 from ..linalg.weighted import in_blocks
 from ..passes import Elementwise, Searched
 from ..registry import Accumulator, Parts, PerExpert, Range, method
 from .arithmetic import Scale
-from .common import check_sum, per_expert
+from .common import L1, check_sum, per_expert, trimmed_parts
 
 Density = Annotated[float | tuple[float, ...], Range(0, 1, low_open=True), PerExpert]
 
@@ -126,20 +128,24 @@ def _parts(
 ) -> Parts:
     """TIES on one tensor part by part, with the thresholds of the whole tensor."""
     rest = {name: parameters[name] for name in ("scale", "normalize", "election")}
+    unit = row_length(shape) if parameters["rescale"] == "l1" else 1
 
     def after(thresholds: Sequence[float] | None) -> Parts:
         if thresholds is None:
-            return Elementwise(lambda start, part: merge_agreeing(part, weights, **rest))
+            return Elementwise(lambda start, part: merge_agreeing(part, weights, **rest), unit)
         bounds = [below(threshold) for threshold in thresholds]
-        return Elementwise(
-            lambda start, part: merge_agreeing(greater_each(part, bounds), weights, overwrite=True, **rest)
+        return trimmed_parts(
+            lambda part: greater_each(part, bounds),
+            lambda trimmed: merge_agreeing(trimmed, weights, overwrite=True, **rest),
+            parameters["rescale"],
+            unit,
         )
 
     density, n = per_expert(parameters["density"], len(weights)), math.prod(shape)
     if supplied.get("statistics") is not None or min(density) >= 1:
         return after(supplied.get("statistics"))
     search = StreamedRanks([(count_of(share, n),) for share in density], n)
-    return Searched(search, lambda found: after([row[0] for row in found]))
+    return Searched(search, lambda found: after([row[0] for row in found]), unit)
 
 
 @method(
@@ -158,6 +164,7 @@ def ties(
     *,
     density: Density = 0.2,
     trim_scope: Literal["tensor", "model"] = "tensor",
+    rescale: L1 = "none",
     election: Election = "sum",
     scale: Scale = 1.0,
     normalize: bool = True,
@@ -172,6 +179,7 @@ def ties(
         weights: one for each expert.
         density: share of the entries, by magnitude, that each expert keeps.
         trim_scope: whether the share is of each tensor or of the whole model.
+        rescale: restore each trimmed tensor's sum of magnitudes, expert by expert, or leave it.
         election: elect the sign of the weighted sum, or the one that more experts have.
         scale: factor of the result.
         normalize: divide by the sum of the agreeing weights (the mean); else the sum stands.
@@ -195,4 +203,6 @@ def ties(
         are kept too. The paper has no weights; with a negative one use `normalize=False`.
     """
     trimmed = trim(vectors, density, statistics)
+    if rescale == "l1":
+        trimmed = restored(vectors, trimmed)
     return merge_agreeing(trimmed, weights, scale=scale, normalize=normalize, election=election)

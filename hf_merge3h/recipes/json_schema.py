@@ -127,7 +127,7 @@ def _parameters(rules: list[Rules]) -> dict[str, Any]:
 
 def _per_method(rules: Rules) -> dict[str, Any]:
     """The names that may stand under the recipe's `parameters` with one method."""
-    names = set(rules.accepted) | set(rules.no_effect) | set(rules.refused) | (MERGEKIT_NAMES if rules.known else set())
+    names = set(rules.accepted) | set(rules.no_effect) | (MERGEKIT_NAMES if rules.known else set())
     then: dict[str, Any] = {"properties": {"parameters": {"propertyNames": {"enum": sorted(names)}}}}
     if rules.base in ("origin", "first"):
         then["required"] = ["base_model"]

@@ -83,16 +83,16 @@ class Page:
         settings = {}
         for name, given in value.items():
             here = (*path, name)
-            if not self._counts(name, given, here, rules, of_one_model):
+            if not self._counts(name, here, rules, of_one_model):
                 continue
             setting = read_setting(given, here, self.text, self.problems)
             if setting is not None:
                 settings[name] = setting
         return settings
 
-    def _counts(self, name: str, given: Any, path: Path, rules: Rules, of_one_model: bool) -> bool:
+    def _counts(self, name: str, path: Path, rules: Rules, of_one_model: bool) -> bool:
         """Whether a parameter means something to the method; else a problem, a warning, or neither is noted."""
-        if name in rules.accepted and name not in rules.refused:
+        if name in rules.accepted:
             single = {"weight", *(each for ours in rules.per_model for each in rules.spellings[ours])}
             if of_one_model and name not in single:
                 self.warn(
@@ -100,11 +100,6 @@ class Page:
                 )
                 return False
             return True
-        if name in rules.refused:
-            allowed, why = rules.refused[name]
-            if given not in allowed:
-                self.bad(path, given, f"{', '.join(map(str, allowed))} for {rules.name}", why)
-            return False
         if name in rules.no_effect:
             return False
         if rules.known and name in MERGEKIT_NAMES:

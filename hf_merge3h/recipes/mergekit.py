@@ -34,7 +34,6 @@ class Rules:
         renamed: the file's name of a parameter, by ours, where they differ.
         required: our names that have no default.
         no_effect: names that mergekit takes for this method and that change nothing.
-        refused: names that mergekit takes and we do not: name -> the values that may stand all the same, and why.
         weighted: whether `weight` counts.
         known: mergekit has this method.
     """
@@ -47,7 +46,6 @@ class Rules:
     renamed: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     no_effect: tuple[str, ...] = ()
-    refused: Mapping[str, tuple[tuple[Any, ...], str]] = field(default_factory=dict)
     weighted: bool = True
     known: bool = True
 
@@ -82,9 +80,6 @@ class Rules:
         return self.method is not None and any(each.name == "election" for each in self.method.parameters)
 
 
-_NO_L1 = ((False,), "mergekit restores the L1 norm after trimming; here only dare and della methods rescale")
-_TRIMMED: dict[str, Any] = {"no_effect": ("int8_mask",), "refused": {"rescale": _NO_L1}}
-
 #: The one table. "base" is what mergekit's base model is to the method; the rest as in `Rules`.
 MERGEKIT: Mapping[str, Mapping[str, Any]] = {
     "linear": {"base": "model", "defaults": {"normalize": True}},
@@ -93,7 +88,7 @@ MERGEKIT: Mapping[str, Mapping[str, Any]] = {
         "defaults": {"normalize": False},
         "no_effect": ("int8_mask", "rescale"),
     },
-    "ties": {"base": "origin", "defaults": {"density": 1.0, "normalize": True}, **_TRIMMED},
+    "ties": {"base": "origin", "defaults": {"density": 1.0, "normalize": True}, "no_effect": ("int8_mask",)},
     "dare_linear": {
         "base": "origin",
         "defaults": {"density": 1.0, "normalize": False, "rescale": True},
@@ -114,11 +109,15 @@ MERGEKIT: Mapping[str, Mapping[str, Any]] = {
         "defaults": {"density": 1.0, "epsilon": 0.15, "normalize": False, "rescale": True},
         "no_effect": ("int8_mask",),
     },
-    "breadcrumbs": {"base": "origin", "defaults": {"density": 1.0, "gamma": 0.01, "normalize": False}, **_TRIMMED},
+    "breadcrumbs": {
+        "base": "origin",
+        "defaults": {"density": 1.0, "gamma": 0.01, "normalize": False},
+        "no_effect": ("int8_mask",),
+    },
     "breadcrumbs_ties": {
         "base": "origin",
         "defaults": {"density": 1.0, "gamma": 0.01, "normalize": False},
-        **_TRIMMED,
+        "no_effect": ("int8_mask",),
     },
     "model_stock": {"base": "origin", "defaults": {"cosine_floor": 1e-6}, "weighted": False},
     "slerp": {"base": "first", "required": ("t",), "weighted": False},

@@ -84,6 +84,15 @@ def test_ties_within_tensors_needs_no_first_pass():
     assert ModelThresholds((0.5,)).result() is None
 
 
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "breadcrumbs_ties"])
+def test_rescaling_restores_what_trimming_took_expert_by_expert(name):
+    method, delta = get_method(name), randn(1, 20, 30)
+    merged = method(delta, density=0.3, rescale="l1")
+    torch.testing.assert_close(merged.abs().sum(), delta.abs().sum())
+    assert int(merged.count_nonzero()) == int(method(delta, density=0.3).count_nonzero())
+    assert not method(torch.zeros(2, 4, 5), density=0.3, rescale="l1").any()
+
+
 # -- others -----------------------------------------------------------------------------------------------------------
 
 

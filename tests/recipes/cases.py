@@ -107,6 +107,15 @@ models:
   - {{model: {c}, parameters: {{weight: 0.8, density: 0}}}}
 parameters: {{normalize: false, lambda: 1.3}}
 """,
+    "ties_rescaled": """
+merge_method: ties
+base_model: {base}
+models:
+  - {{model: {a}, parameters: {{weight: 1, density: [1, 0.5, 0.2]}}}}
+  - {{model: {b}, parameters: {{weight: 0.5, density: 0.4}}}}
+  - {{model: {c}, parameters: {{weight: -0.3, density: 0.3}}}}
+parameters: {{rescale: true}}
+""",
     "ties_cancelling": """
 merge_method: ties
 base_model: {base}
@@ -117,6 +126,12 @@ parameters: {{density: 0.5}}
     "breadcrumbs_defaults": _recipe("breadcrumbs", _BASE, _WEIGHTS),
     "breadcrumbs_crowded": _recipe("breadcrumbs", _BASE, _WEIGHTS, "parameters: {{density: 0.95, gamma: 0.2}}"),
     "breadcrumbs_ties": _recipe("breadcrumbs_ties", _BASE, _WEIGHTS, "parameters: {{density: 0.7, gamma: 0.1}}"),
+    "breadcrumbs_rescaled": _recipe(
+        "breadcrumbs", _BASE, _WEIGHTS, "parameters: {{density: 0.6, gamma: 0.1, rescale: true}}"
+    ),
+    "breadcrumbs_ties_rescaled": _recipe(
+        "breadcrumbs_ties", _BASE, _WEIGHTS, "parameters: {{density: 0.5, gamma: 0.1, rescale: true}}"
+    ),
     "dare_all_kept": _recipe("dare_ties", _BASE, _WEIGHTS),
     "della_all_kept": _recipe("della_linear", _BASE, _WEIGHTS, "parameters: {{density: 1, epsilon: 0}}"),
     "model_stock": _recipe("model_stock", _BASE, _THREE),

@@ -111,7 +111,7 @@ def test_weights_of_zero_leave_the_base():
     [
         (ties(p="density: 1.5"), r"density=1.5: expected a number in \(0, 1\]"),
         (ties(p="densty: 0.5"), "parameters.densty is unknown to ties; did you mean 'density'"),
-        (ties(p="rescale: true"), "parameters.rescale=True: expected False for ties"),
+        (ties(p="rescale: l2"), "rescale='l2': expected one of l1, none"),
         (ties(p="density: high"), "density='high': expected a number"),
         ("merge_method: slerp\nbase_model: b\nmodels: [x]", "needs `t` under parameters"),
         (
@@ -135,3 +135,6 @@ def test_what_has_no_effect_is_a_warning():
 def test_flags_and_rescale_rules():
     assert as_ours(rules_of("ties"), "normalize", 0) is False
     assert as_ours(rules_of("dare_linear"), "rescale", "probability") == "probability"
+    assert [job(ties(p=p))[0].parameters["rescale"] for p in ("rescale: true", "rescale: false", "density: 1")] == [
+        "l1", "none", "none",
+    ]  # fmt: skip
