@@ -38,6 +38,11 @@ def test_methods_lists_each_on_one_line(capsys):
     assert [line.split()[0] for line in lines] == [method.name for method in registry.list_methods()]
 
 
+def test_methods_tell_what_passthrough_is(capsys):
+    code, _, err = run(capsys, "methods", "passthrough")
+    assert (code, "recipes take it" in err) == (2, True)
+
+
 def test_methods_as_json(capsys):
     code, out, _ = run(capsys, "methods", "--json")
     assert code == 0

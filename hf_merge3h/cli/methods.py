@@ -16,7 +16,13 @@ def methods(
 ) -> None:
     """List the merging methods, or show all about one: parameters, ranges, defaults, laws, paper."""
     from .. import catalogue, registry
+    from ..errors import RequestError
 
+    if name == "passthrough":
+        raise RequestError(
+            "passthrough copies tensors, times `scale`, and merges nothing: recipes take it (merge_method: passthrough,"
+            " mostly with slices)"
+        )
     records = registry.list_methods() if name is None else (registry.get_method(name),)
     if as_json:
         facts = [catalogue.facts(record) for record in records]

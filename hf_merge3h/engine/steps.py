@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import Problems, RequestError, all_or_every_error, show
 from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
-from ..recipes.types import PASSTHROUGH, Recipe, TensorJob
+from ..recipes.types import PASSTHROUGH, ModelReference, Recipe, TensorJob
 from ..registry import get_method
 from .matching import match_vocabularies
 from .order import order_of
@@ -73,11 +73,19 @@ def make_stream_plan(
 
 def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
     """Open all models; what is wrong with each is listed."""
-    jobs = [
-        partial(open_source, each.source, each.adapters, show(each.given or each.source)[1:-1], hub)
-        for each in recipe.models
-    ]
+    jobs = [partial(_open_model, each, hub) for each in recipe.models]
     return tuple(all_or_every_error(jobs, f"{recipe.label}: several models cannot be read"))
+
+
+def _open_model(named: ModelReference, hub: HubOptions) -> SourceModel:
+    """Open one model; an error says where the recipe names it."""
+    try:
+        return open_source(named.source, named.adapters, show(named.given or named.source)[1:-1], hub)
+    except RequestError as problem:
+        said = str(problem)
+        if not named.place or not said.startswith("source="):
+            raise
+        raise type(problem)(named.place + said.removeprefix("source")) from None
 
 
 def _other_bases(models: Sequence[SourceModel]) -> list[str]:

@@ -46,6 +46,21 @@ class Marked:
                 return f"{self.label}:{self.lines[path[:end]]}"
         return self.label
 
+    def values(self, path: Path) -> list[Any]:
+        """All numbers and words at a path, those of lists and conditions too, as a parameter has them."""
+        value = self.data
+        for key in path:
+            value = value[key]
+        inside: list[Any] = [value]
+        found: list[Any] = []
+        while inside:
+            each = inside.pop()
+            if isinstance(each, (list, dict)):
+                inside += each.values() if isinstance(each, dict) else each
+            else:
+                found += [each, float(each)] if type(each) is int else [each]
+        return found
+
     def say(self, path: Path, problem: str) -> str:
         """A problem with its place.
 

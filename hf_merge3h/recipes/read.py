@@ -80,6 +80,8 @@ def _open(given: Any, label: str | None) -> Marked:
             raise RequestError(f"recipe={show(str(path))}: expected a YAML file, and this is a folder")
         with path.open("rb") as file:
             raw = file.read(4 * MOST_CHARACTERS + 1)
+    except RequestError:
+        raise
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"recipe={show(str(path))}: expected a YAML file that can be read: {why}") from error

@@ -18,6 +18,7 @@ class Models:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._found: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._places: dict[tuple[str, tuple[str, ...]], str] = {}
         self._named: dict[int, str] = {}
 
     def add(self, value: Any, path: Path, adapters: tuple[str, ...] = ()) -> int | None:
@@ -29,6 +30,7 @@ class Models:
         given = value if isinstance(value, str) else "+".join((source, *own))
         full = (source, own + adapters)
         self._found.setdefault(full, "+".join((given, *adapters)))
+        self._places.setdefault(full, self._page.text.say(path, "=")[:-1])
         return list(self._found).index(full)
 
     def name(self, index: int, role: str) -> None:
@@ -109,7 +111,7 @@ class Models:
     def references(self, roles: dict[int, str]) -> tuple[ModelReference, ...]:
         """All models, in order."""
         return tuple(
-            ModelReference(source, adapters, given, roles.get(index, ""))
+            ModelReference(source, adapters, given, roles.get(index, ""), self._places[source, adapters])
             for index, ((source, adapters), given) in enumerate(self._found.items())
         )
 

@@ -184,7 +184,8 @@ class _Reader:
         try:
             rules.method.check_experts(count)
         except RequestError as error:
-            self.page.say(part.path, f"cannot be merged: {error}")
+            hint = "; the base_model counts as one of them" if count > others else ""
+            self.page.say(part.path, f"cannot be merged: {error}{hint}")
 
     def _both_spellings(self) -> None:
         """Refuse two names of one parameter in one recipe."""

@@ -22,12 +22,14 @@ class ModelReference:
         adapters: PEFT adapters applied to it, in order (`model+lora`, or our `adapters:`).
         given: as the file says it.
         role: ours: helpfulness, honesty, ...; else a name by position.
+        place: where the recipe names it first, as errors say it ("recipe.yaml:3: models[0].model").
     """
 
     source: str
     adapters: tuple[str, ...] = ()
     given: str = ""
     role: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from hf_merge3h import RequestError
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
+from hf_merge3h.recipes.read import read_recipe
 from tests.engine.models import peft_model
 from tests.engine.recipes import family, recipe, run, save
 
@@ -58,6 +59,10 @@ def test_models_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         make_stream_plan(recipe(tmp_path, "ties"), device="cpu")
     assert str(raised.value).count("\n  - ") == 3
+    (tmp_path / "r.yaml").write_text(f"merge_method: ties\nbase_model: ./no\nmodels: [{tmp_path / 'base'}]\n")
+    named = read_recipe(tmp_path / "r.yaml")
+    with pytest.raises(RequestError, match=r"r\.yaml:2: base_model='\./no': no such folder"):
+        make_stream_plan(named, device="cpu")
     family(tmp_path)
     (tmp_path / "e1" / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
     with pytest.raises(RequestError, match="a model of type 'mistral', base is a 'llama'"):

@@ -163,6 +163,31 @@ def test_all_problems_are_listed_with_their_lines():
         assert part in message
 
 
+def test_models_are_named_with_their_place():
+    text = "merge_method: ties\nbase_model: b\nmodels:\n  - model: x\ntokenizer_source: y\n"
+    places = [each.place for each in read_recipe(text).models]
+    assert places == ["recipe:4: models[0].model", "recipe:2: base_model", "recipe:5: tokenizer_source"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        ("models: [x, y]\nparameters:\n  weight: 1\n  density: 1.5", 6),
+        ("models:\n  - {model: x, parameters: {density: 0.5}}\n  - model: y\n    parameters: {density: [7, 7]}", 6),
+        ("models: [x, y]\nparameters:\n  weight: 1\n  lambda: many", 6),
+    ],
+)
+def test_values_that_do_not_fit_are_told_with_their_line(parameters, line):
+    recipe = read_recipe(f"merge_method: ties\nbase_model: b\n{parameters}\n")
+    with pytest.raises(RequestError, match=f"recipe:{line}: "):
+        recipe.jobs([{"w": (2,)}] * 3, [None] * 3)
+
+
+def test_the_base_counts_where_the_method_says_so():
+    text = "merge_method: slerp\nbase_model: b\nmodels: [x, y]\nparameters: {t: 0.5}\n"
+    assert "the base_model counts as one of them" in said(text)
+
+
 def test_merge_keys_and_aliases():
     text = """
 merge_method: ties
@@ -179,7 +204,7 @@ models:
 
 def test_files_that_cannot_be_read(tmp_path):
     assert "expected a YAML file that can be read" in said(tmp_path / "no.yaml")
-    assert "this is a folder" in said(tmp_path)
+    assert said(tmp_path).count("expected a YAML file") == said(tmp_path).count("this is a folder") == 1
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     assert "b.yaml: no UTF-8 text" in said(tmp_path / "b.yaml")
     assert "expected a path, YAML text or a dict" in said(3)

@@ -69,7 +69,10 @@ def read_places(path: Path, label: str) -> dict[str, Place]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            if first == b"version ":  # the text that stands for a large file where git-lfs has not fetched it
+                raise broken("a Git LFS pointer lies in its place (git lfs pull fetches it)")
+            length = int.from_bytes(first, "little")
             if size < 8 or length > min(size - 8, _LONGEST_HEADER):
                 raise broken(
                     f"{size} bytes, of which the header alone takes {length + 8}" if size >= 8 else "too short"

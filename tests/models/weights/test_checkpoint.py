@@ -110,7 +110,7 @@ BROKEN = {
     "truncated": (GOOD[:-5], "promises"),
     "longer": (GOOD + b"more", "promises"),
     "a web page": (b"<!DOCTYPE html><html>" * 9, "header alone takes"),
-    "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "header alone takes"),
+    "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
     "no JSON": (_file(b"{not JSON}"), "no JSON"),
     "no text": (_file(b"\xff\xfe\xff"), "no JSON"),
     "deep": (_file(b"[" * 99_999), "nested too deeply"),
