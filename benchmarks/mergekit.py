@@ -5,6 +5,13 @@ are folders of one architecture, with `model.safetensors`. The recipes are those
 many layers as they have, and float32 (float16 would hide what is compared). What differs is measured against what the
 merge changed, |ours - mergekit's| / |mergekit's - base|, the worst tensor; 0 means equal bits. Beside it stands what
 float32 can tell at all: half a unit in the last place of the weights, against the same change.
+
+With `--random` the methods that draw: A and B merged by both, once, and compared in distribution, for each group of
+tensors. c is what a merge changed and d what the plain sum of task vectors would have: the share of entries that were
+kept (c is not 0), the mean as <c, d> / <d, d>, and the second moment |c|^2 / |d|^2. Entries are drawn independently,
+so that of n differences x of one quantity sum(x) / sqrt(sum(x^2)) is normal if both draw from one distribution: the
+bound on each is that of 4.5 standard errors, which chance passes 7 times in a million. (Restoring the L1 norm ties the
+entries of a tensor together, such that sums vary less.)
 """
 
 import argparse
@@ -20,6 +27,8 @@ import yaml
 from safetensors.torch import load_file
 
 EPS = 2.0**-24
+SIGMAS = 4.5
+GROUPS = ("embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "norm")
 
 
 def recipes(base, a, b, c, layers):
@@ -82,6 +91,74 @@ def recipes(base, a, b, c, layers):
     )
 
 
+def random_recipes(base, a, b):
+    """DARE and DELLA with mergekit's defaults (the L1 norm restored), and DARE without."""
+    one, two = [{"model": a}], [{"model": a}, {"model": b}]
+    for label, method, models, parameters in (
+        ("dare_linear, one expert", "dare_linear", one, {"density": 0.3}),
+        ("dare_linear, not rescaled", "dare_linear", one, {"density": 0.5, "rescale": False}),
+        ("dare_ties", "dare_ties", two, {"density": 0.5}),
+        ("della_linear, one expert", "della_linear", one, {"density": 0.5, "epsilon": 0.2}),
+        ("della", "della", two, {"density": 0.4, "epsilon": 0.1}),
+    ):
+        parameters = {"weight": 1.0, **parameters}
+        yield label, {"models": models, "merge_method": method, "base_model": base, "parameters": parameters}
+
+
+def moments(ours, theirs, base, experts, names):
+    """Kept share, mean and second moment of both over some tensors, and each difference in standard errors."""
+    found = torch.zeros(2, 3, dtype=torch.float64)  # ours and theirs
+    plain, apart, squares, entries = 0.0, torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for name in names:
+        start = base[name].double()
+        task = sum(expert[name].double() - start for expert in experts)
+        both = torch.stack([each[name].double() - start for each in (ours, theirs)]).flatten(1)
+        terms = torch.stack([(both != 0).double(), both * task.flatten(), both.square()], 1)
+        found += terms.sum(-1)
+        difference = terms[0] - terms[1]
+        apart += difference.sum(-1)
+        squares += difference.square().sum(-1)
+        plain, entries = plain + float(task.square().sum()), entries + task.numel()
+    found /= torch.tensor([entries, plain, plain]).clamp_min(1e-300)
+    return found, apart / squares.sqrt().clamp_min(1e-300), entries
+
+
+def compare_random(command, paths, base, experts):
+    """A table of each recipe and group of tensors; the greatest difference at the end."""
+    print(
+        "| recipe | tensors | numbers | kept | mean | second moment | standard errors |\n| --- | --- |" + " ---: |" * 5
+    )
+    most = 0.0
+    for label, recipe in random_recipes(*paths):
+        ours, theirs = (tensors for tensors, _ in by_both(command, recipe))
+        taking_part = experts[: len(recipe["models"])]
+        for group in GROUPS:
+            names = [
+                name for name in theirs if group in name and any((e[name] != base[name]).any() for e in taking_part)
+            ]
+            if not names:
+                continue
+            found, errors, entries = moments(ours, theirs, base, taking_part, names)
+            each = " | ".join(f"{mine:.5f}, {its:.5f}" for mine, its in found.T.tolist())
+            print(f"| {label} | {group} | {entries} | {each} | {', '.join(f'{e:+.1f}' for e in errors)} |", flush=True)
+            most = max(most, float(errors.abs().max()))
+    print(f"ours, mergekit's; the greatest difference is {most:.2f} standard errors")
+    if most > SIGMAS:
+        raise SystemExit(f"more than {SIGMAS}: not the same distribution")
+
+
+def by_both(command, recipe):
+    """Our tensors and config, and mergekit's."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder, "recipe.yaml"), [Path(folder, each) for each in ("ours", "theirs")]
+        file.write_text(yaml.safe_dump({**recipe, "dtype": "float32"}, sort_keys=False), encoding="utf-8")
+        ours = merged([sys.executable, "-m", "hf_merge3h.cli", "merge", file, out[0], "--quiet"], out[0])
+        theirs = merged([command, file, out[1]], out[1])
+    assert ours[0].keys() == theirs[0].keys(), ours[0].keys() ^ theirs[0].keys()
+    assert ours[1]["num_hidden_layers"] == theirs[1]["num_hidden_layers"]
+    return ours, theirs
+
+
 def merged(command, folder):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -111,26 +188,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", help="mergekit-yaml")
     parser.add_argument("models", nargs="*", type=Path, help="BASE A B C")
+    parser.add_argument("--random", action="store_true", help="the methods that draw, in distribution (BASE A B)")
     options = parser.parse_args()
     if options.command is None:  # `make bench` runs all scripts, and this one needs another environment
         print("needs models and an environment that are not here:\n", __doc__)
         return
-    if len(options.models) != 4:
-        parser.error("expected BASE A B C")
+    if len(options.models) != (3 if options.random else 4):
+        parser.error("expected BASE A B" + ("" if options.random else " C"))
     paths = [str(path.resolve()) for path in options.models]
     base = load_file(options.models[0] / "model.safetensors")
+    if options.random:
+        experts = [load_file(path / "model.safetensors") for path in options.models[1:]]
+        compare_random(options.command, paths, base, experts)
+        return
     layers = json.loads((options.models[0] / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     print("| recipe | tensors | equal bits | worst difference / change | float32 can tell |\n| --- |" + " ---: |" * 4)
     for name, recipe in recipes(*paths, layers):
-        with tempfile.TemporaryDirectory() as folder:
-            file, out = Path(folder, "recipe.yaml"), [Path(folder, each) for each in ("ours", "theirs")]
-            file.write_text(yaml.safe_dump({**recipe, "dtype": "float32"}, sort_keys=False), encoding="utf-8")
-            ours, config = merged([sys.executable, "-m", "hf_merge3h.cli", "merge", file, out[0], "--quiet"], out[0])
-            theirs, their_config = merged([options.command, file, out[1]], out[1])
-            assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
-            assert config["num_hidden_layers"] == their_config["num_hidden_layers"]
-            equal, worst, least = compared(ours, theirs, base)
-            print(f"| {name} | {len(theirs)} | {equal} | {worst:.1e} | {least:.1e} |", flush=True)
+        (ours, _), (theirs, _) = by_both(options.command, recipe)
+        equal, worst, least = compared(ours, theirs, base)
+        print(f"| {name} | {len(theirs)} | {equal} | {worst:.1e} | {least:.1e} |", flush=True)
 
 
 if __name__ == "__main__":
