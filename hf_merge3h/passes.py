@@ -1,13 +1,15 @@
 """How a method reads more than one tensor, or less than one: what the engine and such methods agree on.
 
 `Accumulator` is for whole models; `Parts` is for one tensor, and `Elementwise`, `Searched` and `Total` are what most
-parts are made of.
+parts are made of. What comes to a plain sum says so (`Weighted`, `Products`), for that can be taken while entries are
+read.
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -29,6 +31,19 @@ class Accumulator(typing.Protocol):
         """What the method receives as `statistics`: plain data, small."""
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """A merge that is ratio * sum_t w_t x_t, tasks in order: w float32 [task], ratio a number that float32 holds."""
+
+    weights: Any
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class Products:
+    """A look that gives the inner products of the vectors, float64 [task, task]."""
+
+
 @typing.runtime_checkable
 class Parts(typing.Protocol):
     """One tensor that is merged part by part, so that nothing of its size is ever in memory.
@@ -40,6 +55,10 @@ class Parts(typing.Protocol):
 
     unit: int
     """A part begins and ends at multiples of so many entries (the last one at the tensor's end)."""
+
+    @property
+    def comes_to(self) -> Weighted | Products | None:
+        """What `merge`, or the reading that `stride` has asked for, comes to: who can may do that instead."""
 
     def stride(self) -> int | None:
         """Asked before each reading: every how many-th entry it wants to see; None when the merge can begin."""
@@ -74,13 +93,18 @@ class Search(typing.Protocol):
 class Elementwise:
     """Parts of a method that needs to know nothing beforehand: `merge(start, vectors)` does it all.
 
+    Args:
+        merge: one part.
+        unit: see `Parts`.
+        comes_to: the sum that `merge` is, if it is one.
+
     Example:
         >>> Elementwise(lambda start, vectors: vectors * 2).merge(0, 21)
         42
     """
 
-    def __init__(self, merge: Callable[[int, Any], Any], unit: int = 1) -> None:
-        self.merge, self.unit = merge, unit
+    def __init__(self, merge: Callable[[int, Any], Any], unit: int = 1, comes_to: Weighted | None = None) -> None:
+        self.merge, self.unit, self.comes_to = merge, unit, comes_to
 
     def stride(self) -> None:
         """Nothing is looked at."""
@@ -95,6 +119,10 @@ class Elementwise:
 class Total:
     """A search that adds up what `measure(start, vectors)` says of each part, in order.
 
+    Args:
+        measure: one part.
+        comes_to: `Products`, where `measure` gives them.
+
     Example:
         >>> search = Total(lambda start, vectors: vectors)
         >>> search.stride(), search.add(search.look(0, 40)), search.add(search.look(1, 2)), search.stride()
@@ -103,8 +131,8 @@ class Total:
         42
     """
 
-    def __init__(self, measure: Callable[[int, Any], Any]) -> None:
-        self.look, self.found = measure, None
+    def __init__(self, measure: Callable[[int, Any], Any], comes_to: Products | None = None) -> None:
+        self.look, self.found, self.comes_to = measure, None, comes_to
         self._asked = False
 
     def stride(self) -> int | None:
@@ -129,6 +157,13 @@ class Searched:
     def __init__(self, search: Search, follow: Callable[[Any], Parts], unit: int = 1) -> None:
         self._search, self._follow, self.unit = search, follow, unit
         self._rest: Parts | None = None
+
+    @property
+    def comes_to(self) -> Weighted | Products | None:
+        """Of the search, or of what follows it."""
+        if self._rest is None:
+            return self._search.comes_to if isinstance(self._search, Total) else None
+        return self._rest.comes_to
 
     def stride(self) -> int | None:
         """What the search wants to see next, or what follows it."""

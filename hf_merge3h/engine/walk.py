@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..apply import parts_of
-from ..linalg import native
+from ..linalg import native, stored
 from ..linalg.blocks import block_of
 from ..linalg.precision import all_finite
 from ..models.weights.writer import ShardWriter
+from ..passes import Products, Weighted
 from ..registry import Parts
 from . import diagnostics
 from .measures import TensorReport
@@ -79,6 +80,7 @@ class Walk:
     measure: bool
     _flat: list[Tensor] = field(default_factory=list)
     _base: Tensor | None = None
+    _sums: stored.Sums | None = None
     _block: int = 0
     _piece: int = 0
 
@@ -89,6 +91,7 @@ class Walk:
         self._flat = [each.model.load(each.name).reshape(-1) for each in self.step.inputs]
         if self.step.base is not None and (self.measure or not self._in_weights):
             self._base = self.step.read_base("").reshape(-1)
+        self._sums = stored.Sums.of(self._flat, None if self._in_weights else self._base)
         self._block = block_of(self.parts.unit)
         self._piece = max(1, PIECE // self._block) * self._block
         while (stride := self.parts.stride()) is not None:
@@ -109,8 +112,8 @@ class Walk:
         """The blocks of a piece; each one is overwritten with the next."""
         stop = min(start + self._piece * stride, len(self._flat[0]))
         known = [*self._flat] if self._base is None else [*self._flat, self._base]
-        if stride == 1 and native.Reader.reads(known):
-            read = native.Reader(self._flat, self._base, subtract=not self._in_weights)
+        if stride == 1 and stored.reads(known):
+            read = stored.Reader(self._flat, self._base, subtract=not self._in_weights)
             for left in range(start, stop, self._block):
                 yield _Block(left, *read(left, min(self._block, stop - left)))
             return
@@ -132,12 +135,21 @@ class Walk:
             yield _Block(start + number * self._block * stride, stack, origin, None)
 
     def _look(self, stride: int, start: int) -> list[Any]:
+        if stride == 1 and self._sums is not None and isinstance(self.parts.comes_to, Products):
+            size = min(self._piece, len(self._flat[0]) - start)
+            return list(self._sums.products(start, size, self._block))
         return [self.parts.look(each.start, each.vectors) for each in self._blocks(start, stride)]
 
     def _merge(self, start: int) -> tuple[Tensor, Sums]:
         """One piece of the output in its storage dtype, and what was measured on the way."""
         sums, fits, sound = Sums(), True, True
         rounded = torch.empty(min(self._piece, len(self._flat[0]) - start), dtype=self.step.spec.dtype)
+        known = self.parts.comes_to
+        if self._sums is not None and isinstance(known, Weighted) and not self.measure and _is_short(rounded):
+            if not self._sums.average(start, known.weights, known.ratio, rounded):
+                self._refuse()
+                self._refuse_overflow(start)
+            return rounded, sums
         places = rounded.split(self._block)
         for place, block in zip(places, self._blocks(start), strict=True):
             sound &= block.finite(self._in_weights)
@@ -153,8 +165,8 @@ class Walk:
 
     def _round(self, merged: Tensor, base: Tensor | None, place: Tensor) -> bool:
         """Write what is stored; whether all of it is finite."""
-        if place.dtype == torch.bfloat16 and native.takes(merged):
-            return native.narrow(merged, None if self._in_weights else base, place)
+        if _is_short(place) and native.takes(merged):
+            return stored.narrow(merged, None if self._in_weights else base, place)
         place.copy_(self._exact(merged, base))
         return all_finite(place)
 
@@ -204,6 +216,10 @@ class Walk:
             kept_rank=None,
             survived=min(1.0, max(0.0, 1 - sums.lost**0.5 / size)) if size else 1.0,
         )
+
+
+def _is_short(target: Tensor) -> bool:
+    return target.dtype == torch.bfloat16
 
 
 def walk_of(step: Step, supplied: dict[str, Any], measure: bool) -> Walk | None:

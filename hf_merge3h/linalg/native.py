@@ -58,7 +58,8 @@ def takes(*tensors: Tensor) -> bool:
     )
 
 
-def _loops() -> ModuleType:
+def loops() -> ModuleType:
+    """The compiled loops; ask `takes` first."""
     assert _kernels is not None, "ask `takes` first"
     return _kernels
 
@@ -68,77 +69,21 @@ def _rows(stack: Float[Tensor, "task *shape"]) -> np.ndarray:
     return stack.detach().reshape(len(stack), -1).numpy()
 
 
-class Reader:
-    """Reads blocks of flat tensors as float32, less a base's where there is one.
-
-    Its arrays are made once: of a block of 65,536 entries they would take as long as the loops themselves.
-
-    Args:
-        flat: bfloat16 or float32, on the CPU, contiguous (`reads`).
-        base: another one, or None.
-        subtract: whether to take the base from the others.
-    """
-
-    def __init__(self, flat: Sequence[Tensor], base: Tensor | None, *, subtract: bool) -> None:
-        self._sources = [_bits(each) for each in flat]
-        self._base = None if base is None else _bits(base)
-        self._subtract = subtract
-        self._size = -1
-
-    @staticmethod
-    def reads(tensors: Sequence[Tensor]) -> bool:
-        """Whether compiled loops are used and can have these."""
-        return _kernels is not None and all(
-            each.dtype in (torch.bfloat16, torch.float32) and each.device.type == "cpu" and each.is_contiguous()
-            for each in tensors
-        )
-
-    def __call__(self, start: int, size: int) -> tuple[Float[Tensor, "task 1 n"], Float[Tensor, "n"] | None, bool]:
-        """A block, the base's, and whether all that was read is finite; the next call overwrites them."""
-        loops = _loops()
-        if size != self._size:
-            self._size = size
-            self._stack, self._origin = torch.empty(len(self._sources), 1, size), torch.empty(size)
-            self._rows, self._under = list(self._stack[:, 0].numpy()), self._origin.numpy()
-        end, origin, finite = start + size, None, True
-        if self._base is not None:
-            origin = self._origin
-            finite &= loops.widen(self._base[start:end], self._under.view(np.uint32))
-        for source, row in zip(self._sources, self._rows, strict=True):
-            if origin is not None and self._subtract:
-                finite &= loops.change(source[start:end], self._under, row)
-            else:
-                finite &= loops.widen(source[start:end], row.view(np.uint32))
-        return self._stack, origin, bool(finite)
-
-
-def _bits(flat: Tensor) -> np.ndarray:
-    """The bit patterns: uint16 or uint32."""
-    short = flat.dtype == torch.bfloat16
-    return flat.view(torch.int16 if short else torch.int32).numpy().view(np.uint16 if short else np.uint32)
-
-
-def narrow(merged: Float[Tensor, "n"], base: Float[Tensor, "n"] | None, target: Tensor) -> bool:
-    """Write merged + base, rounded to the target's bfloat16; whether all of it is finite."""
-    origin = np.empty(0, np.float32) if base is None else base.numpy()
-    return bool(_loops().narrow(merged.numpy(), origin, target.view(torch.int16).numpy().view(np.uint16)))
-
-
 def weighted_sum(vectors: Float[Tensor, "task *shape"], weights: Float[Tensor, "task"]) -> Float[Tensor, "*shape"]:
     """sum_t w_t x_t, tasks in order."""
     total = torch.empty_like(vectors[0])
-    _loops().weighted_sum(_rows(vectors), weights.numpy(), total.reshape(-1).numpy())
+    loops().weighted_sum(_rows(vectors), weights.numpy(), total.reshape(-1).numpy())
     return total
 
 
 def uniform(key: int, start: int, target: Float[Tensor, "n"]) -> None:
     """Numbers in [0, 1): the upper 24 bits of SplitMix64's outputs from `start` on."""
-    _loops().uniform(_unsigned(key), np.uint64(start), target.numpy())
+    loops().uniform(_unsigned(key), np.uint64(start), target.numpy())
 
 
 def bernoulli(key: int, start: int, limit: int, target: Tensor) -> None:
     """True where SplitMix64's outputs from `start` on are less than `limit`."""
-    _loops().bernoulli(_unsigned(key), np.uint64(start), np.uint64(limit), target.numpy())
+    loops().bernoulli(_unsigned(key), np.uint64(start), np.uint64(limit), target.numpy())
 
 
 def _unsigned(key: int) -> np.uint64:
@@ -150,7 +95,7 @@ def drop_by_lot(
 ) -> None:
     """Write the entries times a factor where `bernoulli` is true, else 0."""
     limit = np.uint64(math.ceil(density * (1 << 24)))
-    _loops().drop_by_lot(
+    loops().drop_by_lot(
         entries.reshape(-1).numpy(), _unsigned(key), np.uint64(start), limit, np.float32(factor),
         target.view(-1).numpy(),
     )  # fmt: skip
@@ -165,7 +110,7 @@ def drop_by_rank(
     target: Float[Tensor, "row n"],
 ) -> None:
     """Write each entry times the factor at its rank where `uniform` is less than the probability there, else 0."""
-    _loops().drop_by_rank(
+    loops().drop_by_rank(
         rows.numpy(), _unsigned(key), np.uint64(start), probabilities.numpy(), factors.numpy(), target.numpy()
     )
 
@@ -175,7 +120,7 @@ def keep(
 ) -> Float[Tensor, "task batch n"]:
     """The vectors times a mask and factors."""
     result, n = torch.empty_like(vectors), vectors.shape[-1]
-    _loops().keep(
+    loops().keep(
         vectors.reshape(-1, n).numpy(), mask.reshape(-1, n).numpy().view(np.uint8), factors.reshape(-1).numpy(),
         result.view(-1, n).numpy(),
     )  # fmt: skip
@@ -204,7 +149,7 @@ def agree(
     total = torch.empty_like(vectors[0])
     nothing = float(CANCELLED * weights.abs().amax())
     bound = np.float32(nothing if float(weights.amin()) > nothing else -nothing)  # under 0: they may cancel
-    _loops().agree(
+    loops().agree(
         _rows(vectors), votes.numpy(), weights.numpy(), election == "count", normalize, bound, np.float32(scale),
         total.reshape(-1).numpy(),
     )  # fmt: skip
@@ -213,18 +158,18 @@ def agree(
 
 def magnitudes(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
     """Sums of magnitudes."""
-    return torch.tensor([_loops().magnitudes(row.numpy()) for row in rows], dtype=torch.float64)
+    return torch.tensor([loops().magnitudes(row.numpy()) for row in rows], dtype=torch.float64)
 
 
 def squares(rows: Sequence[Float[Tensor, "n"]]) -> Float64[Tensor, "task"]:
     """Sums of squares."""
-    return torch.tensor([_loops().squares(row.numpy()) for row in rows], dtype=torch.float64)
+    return torch.tensor([loops().squares(row.numpy()) for row in rows], dtype=torch.float64)
 
 
 def gram(rows: Float[Tensor, "task n"]) -> Float64[Tensor, "task task"]:
     """Inner products."""
     found = np.empty((len(rows), len(rows)))
-    _loops().gram(rows.numpy(), found)
+    loops().gram(rows.numpy(), found)
     return torch.from_numpy(found)
 
 
@@ -232,12 +177,12 @@ def within(values: np.ndarray, low: float, high: float) -> tuple[int, int, np.nd
     """How many magnitudes exceed `high`, how many others reach `low` without being 0, and these if they differ."""
     chosen = np.empty(len(values), np.float32)
     least = max(np.float32(low), np.nextafter(np.float32(0), np.float32(1)))
-    above, inside = _loops().within(values, least, np.float32(high), chosen)
+    above, inside = loops().within(values, least, np.float32(high), chosen)
     return above, inside, chosen[:inside].copy()
 
 
 def variances(vectors: Float[Tensor, "task *shape"]) -> Float[Tensor, "*shape"]:
     """The number of tasks times the variance over them, entry by entry."""
     total = torch.empty_like(vectors[0])
-    _loops().variances(_rows(vectors), np.float32(1.0 / len(vectors)), total.reshape(-1).numpy())
+    loops().variances(_rows(vectors), np.float32(1.0 / len(vectors)), total.reshape(-1).numpy())
     return total

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import bad
-from ..linalg.blocks import magnitudes
+from ..linalg.blocks import gram_of_block, magnitudes
 from ..linalg.dropping import l1_factor
 from ..linalg.weighted import shares, weighted_sum
-from ..passes import Elementwise, Searched, Total
+from ..passes import Elementwise, Products, Searched, Total, Weighted
 from ..registry import Parts, PerExpert, Range
 
 Share = Annotated[float | tuple[float, ...], Range(0, 1), PerExpert]
@@ -69,8 +69,17 @@ def linear_parts(
     parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
 ) -> Parts:
     """A weighted sum, whose factors are worked out once for all parts."""
-    factors = linear_factors(weights, parameters.get("scale", 1.0), parameters.get("normalize", False))
-    return Elementwise(lambda start, part: weighted_sum(part, factors))
+    return weighted_parts(linear_factors(weights, parameters.get("scale", 1.0), parameters.get("normalize", False)))
+
+
+def weighted_parts(factors: Float[Tensor, "task"]) -> Elementwise:
+    """Parts of a sum whose factors are known."""
+    return Elementwise(lambda start, part: weighted_sum(part, factors), comes_to=Weighted(factors))
+
+
+def inner_products() -> Total:
+    """A search for the Gram matrix of the vectors, float64."""
+    return Total(lambda start, part: gram_of_block(part), Products())
 
 
 def check_sum(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..errors import bad
 from ..linalg.blocks import gram as whole_gram
-from ..linalg.blocks import gram_of_block
 from ..linalg.low_rank import LowRank
 from ..linalg.precision import double
 from ..linalg.sphere import (
@@ -20,10 +19,10 @@ from ..linalg.sphere import (
     projected_mean_coefficients,
     slerp_coefficients,
 )
-from ..linalg.weighted import combine, in_order, shares, weighted_cat, weighted_sum
-from ..passes import Elementwise, Searched, Total
+from ..linalg.weighted import combine, in_order, shares, weighted_cat
+from ..passes import Searched
 from ..registry import Parts, Range, method
-from .common import check_sum
+from .common import check_sum, inner_products, weighted_parts
 
 _STRAIGHT = 0.9995  # SLERP is linear where the cosine is greater, as its implementations are
 Epsilon = Annotated[float, Range(0, 1)]
@@ -43,10 +42,9 @@ def _slerp_parts(
     parameters: Mapping[str, Any], weights: Tensor, supplied: Mapping[str, Any], shape: tuple[int, ...]
 ) -> Parts:
     def after(products: Tensor) -> Parts:
-        coefficients = _slerp_coefficients(products, parameters["t"]).float()
-        return Elementwise(lambda start, part: weighted_sum(part, coefficients))
+        return weighted_parts(_slerp_coefficients(products, parameters["t"]).float())
 
-    return Searched(Total(lambda start, part: gram_of_block(part)), after)
+    return Searched(inner_products(), after)
 
 
 @method(

@@ -10,13 +10,13 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..linalg.blocks import gram as whole_gram
-from ..linalg.blocks import gram_of_block
 from ..linalg.low_rank import LowRank
 from ..linalg.sparsify import spread
 from ..linalg.sphere import gram, low_rank_gram, low_rank_row_gram, mean_cosine
 from ..linalg.weighted import weighted_sum
-from ..passes import Elementwise, Searched, Total
+from ..passes import Elementwise, Searched, Weighted
 from ..registry import Parts, Range, method
+from .common import inner_products
 
 _GUARD = 1e-6  # under this the experts cancel each other out: their mean is the base
 
@@ -54,9 +54,10 @@ def _parts(
 
     def after(products: Tensor) -> Parts:
         ratio = _interpolation(products, parameters["cosine_floor"]).float()
-        return Elementwise(lambda start, part: _shortened_mean(part, ratio.reshape(1, 1)))
+        known = Weighted(torch.full((len(products),), 1.0 / len(products)), float(ratio))
+        return Elementwise(lambda start, part: _shortened_mean(part, ratio.reshape(1, 1)), comes_to=known)
 
-    return Searched(Total(lambda start, part: gram_of_block(part)), after)
+    return Searched(inner_products(), after)
 
 
 @method(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_merge3h import get_method
-from hf_merge3h.linalg import blocks, dropping, native, random, select, signs, weighted
+from hf_merge3h.linalg import blocks, dropping, native, random, select, signs, stored, weighted
 from hf_merge3h.methods import selection, ties
 
 SIZES = (1, 15, 4097, 70_001)
@@ -160,7 +160,7 @@ def test_a_bound_that_most_entries_share(both: Any) -> None:
 def test_reading_and_writing(size: int, dtype: torch.dtype, both: Any) -> None:
     flat, base = [each[0].to(dtype) for each in vectors(size, 2)], vectors(size, 1, seed=1)[0, 0].to(dtype)
     for subtract in (True, False):
-        stack, origin, finite = native.Reader(flat, base, subtract=subtract)(0, size)
+        stack, origin, finite = stored.Reader(flat, base, subtract=subtract)(0, size)
         assert finite
         assert origin is not None
         assert torch.equal(origin, base.float())
@@ -168,10 +168,39 @@ def test_reading_and_writing(size: int, dtype: torch.dtype, both: Any) -> None:
         assert torch.equal(stack[:, 0], wanted)
     target = torch.empty(size, dtype=torch.bfloat16)
     merged = vectors(size, 1, seed=2)[0, 0]
-    assert native.narrow(merged, base.float(), target)
+    assert stored.narrow(merged, base.float(), target)
     assert torch.equal(target.view(torch.int16), (merged + base.float()).bfloat16().view(torch.int16))
-    assert native.narrow(merged, None, target)
+    assert stored.narrow(merged, None, target)
     assert torch.equal(target.view(torch.int16), merged.bfloat16().view(torch.int16))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_while_reading(size: int, dtype: torch.dtype, tasks: int, both: Any) -> None:
+    ordinary = vectors(size + 9, tasks).clamp(-1e30, 1e30)[:, 0]
+    flat, base = list(ordinary.to(dtype)), vectors(size + 9, 1, seed=1)[0, 0].clamp(-1e30, 1e30).to(dtype)
+    weights, ratio = torch.linspace(-0.3, 0.9, tasks), float(torch.tensor(0.7))
+    for under in (None, base):
+        rows = torch.stack([each.float() if under is None else each.float() - base.float() for each in flat])[:, 9:]
+        sums = stored.Sums.of(flat, under)
+        assert sums is not None
+        found = sums.products(9, size, 5000)
+        assert len(found) == -(-size // 5000)
+        for gram, block in zip(found, rows.split(5000, -1), strict=True):
+            assert torch.equal(gram, blocks.gram_of_block(block.contiguous().unsqueeze(1)))
+        for factor in (1.0, ratio, 0.0):
+            merged = weighted.weighted_sum(rows, weights) * factor
+            wanted = (merged if under is None else merged + base[9:].float()).bfloat16()
+            target = torch.empty(size, dtype=torch.bfloat16)
+            assert sums.average(9, weights, factor, target)
+            assert torch.equal(target, wanted)
+
+
+def test_sums_while_reading_are_of_one_dtype(both: Any) -> None:
+    one, other = torch.ones(3), torch.ones(3, dtype=torch.bfloat16)
+    assert stored.Sums.of([one, other], None) is stored.Sums.of([one], other) is None
+    assert stored.Sums.of([one.half()], None) is stored.Sums.of([torch.ones(6)[::2]], None) is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -179,16 +208,21 @@ def test_what_is_not_finite_is_seen(value: float, both: Any) -> None:
     for dtype in (torch.bfloat16, torch.float32):
         fine, broken = torch.ones(5000, dtype=dtype), torch.ones(5000, dtype=dtype)
         broken[4321] = value
-        assert native.Reader([fine, fine], fine, subtract=True)(0, 5000)[2]
+        assert stored.Reader([fine, fine], fine, subtract=True)(0, 5000)[2]
         for flat, base in (([fine, broken], fine), ([fine, fine], broken)):
-            assert not native.Reader(flat, base, subtract=True)(0, 5000)[2]
+            assert not stored.Reader(flat, base, subtract=True)(0, 5000)[2]
+            for weights, ratio in ((torch.tensor([0.5, 0.5]), 1.0), (torch.zeros(2), 0.0)):
+                rounded = torch.empty(5000, dtype=torch.bfloat16)
+                assert not stored.Sums(flat, base).average(0, weights, ratio, rounded)
+        rounded = torch.empty(5000, dtype=torch.bfloat16)
+        assert not stored.Sums([fine, broken], None).average(0, torch.zeros(2), 0.0, rounded)
     target, number = torch.empty(3, dtype=torch.bfloat16), torch.tensor([1.0, value, 1.0])
-    assert not native.narrow(number, None, target)
-    assert not native.narrow(torch.full((3,), 3.4e38), None, target)  # finite, and too large for bfloat16
+    assert not stored.narrow(number, None, target)
+    assert not stored.narrow(torch.full((3,), 3.4e38), None, target)  # finite, and too large for bfloat16
     every_bit = torch.tensor([0x7FFFFFFF, 1, 1], dtype=torch.int32).view(
         torch.float32
     )  # a NaN that rounding would wrap
-    assert not native.narrow(every_bit, None, target)
+    assert not stored.narrow(every_bit, None, target)
 
 
 def test_small_merges_do_not_import_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ loops have no branch, so that LLVM uses the vector unit.
 
 from __future__ import annotations
 
-from .entries import agree, change, keep, narrow, variances, weighted_sum, widen
+from .entries import agree, keep, variances, weighted_sum
 from .masks import bernoulli, drop_by_lot, drop_by_rank, uniform
+from .stored import average, change, narrow, products, widen
 from .sums import gram, magnitudes, squares, within
 
 __all__ = [
     "agree",
+    "average",
     "bernoulli",
     "change",
     "drop_by_lot",
@@ -21,6 +23,7 @@ __all__ = [
     "keep",
     "magnitudes",
     "narrow",
+    "products",
     "squares",
     "uniform",
     "variances",

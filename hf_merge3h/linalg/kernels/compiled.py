@@ -12,9 +12,9 @@ RUN = 2048  # entries whose scratch stays in the first cache
 LANES = 64  # partial sums, so that additions do not wait for each other
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any], **more: Any) -> Any:
     """Compile on the first call, or take what an earlier process compiled; of a function that a test wraps, itself."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", **more}
     plain = inspect.unwrap(function)
     try:
         return numba.njit(cache=True, **options)(plain)

@@ -1,60 +1,10 @@
-"""Loops over entries: reading, sums over tasks, elections, rounding."""
+"""Loops over entries that were read: sums over tasks, elections, variances."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .compiled import RUN, kernel
-
-_EXPONENT = np.uint32(0x7F800000)
-
-
-@kernel
-def widen(source, target):  # type: ignore[no-untyped-def]
-    """bfloat16's or float32's bits to float32's; whether all are finite."""
-    bad, up = np.uint32(0), np.uint32(32 - 8 * source.itemsize)
-    for i in range(len(source)):
-        bits = np.uint32(source[i]) << up
-        target[i] = bits
-        bad |= np.uint32((bits & _EXPONENT) == _EXPONENT)
-    return bad == 0
-
-
-@kernel
-def change(source, base, target):  # type: ignore[no-untyped-def]
-    """bfloat16's or float32's bits as float32, less the base; whether all of the source are finite."""
-    bits = np.empty(RUN, np.uint32)
-    exact = bits.view(np.float32)
-    finite = True
-    for left in range(0, len(source), RUN):
-        part, origin, out = source[left : left + RUN], base[left : left + RUN], target[left : left + RUN]
-        finite &= widen(part, bits)
-        for j in range(len(part)):
-            out[j] = exact[j] - origin[j]
-    return finite
-
-
-@kernel
-def narrow(merged, base, target):  # type: ignore[no-untyped-def]
-    """merged + base (where there is one) to bfloat16, to the nearest, ties to even; whether all is finite."""
-    exact = np.empty(RUN, np.float32)
-    bits = exact.view(np.uint32)
-    bad = np.uint32(0)
-    for left in range(0, len(merged), RUN):
-        part, place = merged[left : left + RUN], target[left : left + RUN]
-        if len(base):
-            origin = base[left : left + RUN]
-            for j in range(len(part)):
-                exact[j] = part[j] + origin[j]
-        else:
-            for j in range(len(part)):
-                exact[j] = part[j]
-        for j in range(len(part)):
-            each = bits[j]
-            rounded = each + np.uint32(0x7FFF) + ((each >> np.uint32(16)) & np.uint32(1))
-            place[j] = np.uint16(rounded >> np.uint32(16))
-            bad |= np.uint32((each & _EXPONENT) == _EXPONENT) | np.uint32((rounded & _EXPONENT) == _EXPONENT)
-    return bad == 0
 
 
 @kernel
