@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +169,39 @@ def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path,
     assert (code, out) == (1, "")
     assert "No space left" in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["methods", "no_such_method"], 2)])
+def test_a_process_of_its_own_ends_quickly_and_properly(arguments: list[str], status: int) -> None:
+    """What atexit was told is done, and what was printed arrives; only modules are not taken apart any more."""
+    code = """
+import atexit, sys
+from hf_merge3h import cli
+class Kept:
+    def __del__(self): print("taken apart")
+sys.kept = Kept()
+atexit.register(print, "at exit")
+sys.argv[0] = "hf-merge3h"
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert ran.returncode == status
+    assert ran.stdout.splitlines()[-1] == "at exit"
+    assert (len(ran.stdout.splitlines()), len(ran.stderr.splitlines())) == ((2, 0) if status == 0 else (1, 1))
+
+
+def test_a_profiled_process_ends_as_usual(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cProfile", "-o", str(tmp_path / "profile"), "-m", "hf_merge3h.cli", "--version"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (tmp_path / "profile").stat().st_size
+
+
+def test_other_threads_are_waited_for() -> None:
+    code = """
+import threading
+from hf_merge3h import cli
+threading.Thread(target=lambda: (threading.main_thread().join(), print("done"))).start()
+cli.main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "done"

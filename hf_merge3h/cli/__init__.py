@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import MergeError, RequestError
-from . import evaluate, lab, methods, metrics, publishing, recipes
+from . import ending, evaluate, lab, methods, metrics, publishing, recipes
 
 app = typer.Typer(
     name="hf-merge3h",
@@ -45,7 +45,18 @@ for _group in (methods, recipes, metrics, publishing, evaluate, lab):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error is one message: status 2 if it is the user's to mend, 1 if the work failed."""
+    """Run the command line; an error is one message: status 2 if it is the user's to mend, 1 if the work failed.
+
+    Args:
+        arguments: None for those of the process, which then is this command's own.
+    """
+    if arguments is None:
+        ending.collect_less()
+        ending.quickly(_run)
+    _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="hf-merge3h")
     except RequestError as error:

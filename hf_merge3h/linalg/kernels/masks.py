@@ -15,12 +15,18 @@ _MOVES = 8  # an entry: where more are needed, the buckets were no help
 
 
 @kernel
+def _output(key, number):  # type: ignore[no-untyped-def]
+    """An output of SplitMix64 but for its last step, which the upper 31 bits do not see."""
+    word = key + (number + np.uint64(1)) * _GAMMA
+    word = (word ^ (word >> np.uint64(30))) * _MIX_1
+    return (word ^ (word >> np.uint64(27))) * _MIX_2
+
+
+@kernel
 def uniform(key, start, target):  # type: ignore[no-untyped-def]
     """Numbers in [0, 1): the upper 24 bits of SplitMix64's outputs, times 2^-24."""
     for i in range(len(target)):
-        word = key + (start + np.uint64(i) + np.uint64(1)) * _GAMMA
-        word = (word ^ (word >> np.uint64(30))) * _MIX_1
-        word = (word ^ (word >> np.uint64(27))) * _MIX_2
+        word = _output(key, start + np.uint64(i))
         target[i] = np.float32(np.int32(word >> np.uint64(40))) * np.float32(2.0**-24)
 
 
@@ -28,9 +34,7 @@ def uniform(key, start, target):  # type: ignore[no-untyped-def]
 def bernoulli(key, start, limit, target):  # type: ignore[no-untyped-def]
     """Where SplitMix64's outputs are less than a limit."""
     for i in range(len(target)):
-        word = key + (start + np.uint64(i) + np.uint64(1)) * _GAMMA
-        word = (word ^ (word >> np.uint64(30))) * _MIX_1
-        word = (word ^ (word >> np.uint64(27))) * _MIX_2
+        word = _output(key, start + np.uint64(i))
         target[i] = word < limit
 
 
@@ -38,9 +42,7 @@ def bernoulli(key, start, limit, target):  # type: ignore[no-untyped-def]
 def drop_by_lot(values, key, start, limit, factor, target):  # type: ignore[no-untyped-def]
     """values * factor where the upper 24 bits of SplitMix64's outputs are less than a limit, else 0."""
     for i in range(len(values)):
-        word = key + (start + np.uint64(i) + np.uint64(1)) * _GAMMA
-        word = (word ^ (word >> np.uint64(30))) * _MIX_1
-        word = (word ^ (word >> np.uint64(27))) * _MIX_2
+        word = _output(key, start + np.uint64(i))
         target[i] = values[i] * np.float32((word >> np.uint64(40)) < limit) * factor
 
 
