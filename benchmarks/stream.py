@@ -3,7 +3,8 @@
 Synthetic bf16 Llama checkpoints (a base and three experts close to it) of about so many billion parameters, warm cache.
 The floor reads all inputs once and writes the output once, in blocks of 16 MiB. Each merge is a process of its own:
 "wall" is its time less that of a bare `import torch`, as a multiple of the floor's; "CPU" the same of user and system
-time, which other work on the machine disturbs less; "MB" the peak of its anonymous memory with its workers' (sampled).
+time, which other work on the machine disturbs less; "MB" the peak of its anonymous memory with its workers', sampled in
+a run of its own: to ask the kernel walks through all pages that a merge has mapped, which holds up its page faults.
 Without `--plain` each merge runs twice, without diagnostics and hashes, and with both. Both floors, of all four models
 and of the two that slerp merges, are taken anew before every method, and the best of all counts, as the best of
 `--repeat` runs of a merge does. Before anything is timed the last output is removed and the disk is told to sync: what
@@ -108,15 +109,21 @@ def anonymous(pid):
 
 
 def timed(command):
-    """Wall and CPU seconds of a process, and the peak of its anonymous memory."""
-    start, used, peak = time.perf_counter(), processor_seconds(), 0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    """Wall and CPU seconds of a process."""
+    start, used = time.perf_counter(), processor_seconds()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start, processor_seconds() - used
+
+
+def memory(command):
+    """The peak of a process's anonymous memory, bytes."""
+    peak, process = 0, subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, anonymous(process.pid))
-        time.sleep(0.02)
+        time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{command} failed")
-    return time.perf_counter() - start, processor_seconds() - used, peak
+    return peak
 
 
 def recipe(folder, method):
@@ -139,9 +146,9 @@ def recipe(folder, method):
 
 
 def best(runs):
-    """The least of each figure, but the most memory."""
-    wall, used, peak = zip(*runs, strict=True)
-    return min(wall), min(used), max(peak)
+    """The least of each figure."""
+    wall, used = zip(*runs, strict=True)
+    return min(wall), min(used)
 
 
 class Table:
@@ -163,8 +170,11 @@ class Table:
             self.floors.setdefault(len(files), []).append(floor(files, self.place / "floor"))
         command = [sys.executable, "-m", "hf_merge3h.cli", "merge", str(recipe(self.place, method))]
         command += [str(self.place / "out"), "--quiet", "--device", "cpu"]
-        runs = [[self.merged([*command, *mode]) for _ in range(self.repeat)] for mode in self.modes]
-        self.rows[method] = [best(each) for each in runs]
+        self.rows[method] = []
+        for mode in self.modes:
+            figures = best([self.merged([*command, *mode]) for _ in range(self.repeat)])
+            self.settle()
+            self.rows[method].append((*figures, memory([*command, *mode])))
         shown = ", ".join(f"{wall:.2f} s ({used:.2f} s CPU)" for wall, used, _ in self.rows[method])
         print(f"{method:<16} {shown}", flush=True)
 
