@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import Problems, RequestError, all_or_every_error, show
 from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
+from ..recipes.parameters import filters_of
 from ..recipes.types import PASSTHROUGH, ModelReference, Recipe, TensorJob
 from ..registry import get_method
 from .matching import match_vocabularies
@@ -67,6 +68,7 @@ def make_stream_plan(
         problems.add("no tensor comes out")
     constants = _constants(models, recipe.base or 0, problems)
     problems.raise_any()
+    recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_idle_filters(recipe, models, steps)))
     layers = recipe.layers(counts)
     return StreamPlan(recipe, models, tuple(steps), constants, where, layers, vocabulary)
 
@@ -99,6 +101,16 @@ def _other_bases(models: Sequence[SourceModel]) -> list[str]:
             each = ", ".join(f"{label}: {name}" for label, name in known.items())
             found.append(f"adapters of one model record different bases ({each}): their changes may not fit together")
     return found
+
+
+def _idle_filters(recipe: Recipe, models: Sequence[SourceModel], steps: Sequence[Step]) -> list[str]:
+    """A warning for each filter that occurs in no tensor's name: mostly a slip of the pen."""
+    names = {step.job.name for step in steps}.union(*(model.specs for model in models))
+    return [
+        f"filter {show(each)} occurs in the name of no tensor: its value is used nowhere"
+        for each in dict.fromkeys(filters_of(recipe.given))
+        if each != "*" and not any(each in name for name in names)
+    ]
 
 
 def _check_kinds(models: Sequence[SourceModel], recipe: Recipe, problems: Problems) -> None:

@@ -7,7 +7,7 @@ step; the first condition whose `filter` occurs in the name counts; where none d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,21 @@ class Condition:
     def holds(self, name: str) -> bool:
         """Whether the condition is about a tensor."""
         return self.filter is None or self.filter == "*" or self.filter in name
+
+
+def filters_of(given: Any) -> Iterator[str]:
+    """All filters in a recipe's plain data, in order.
+
+    >>> list(filters_of({"parameters": {"t": [{"filter": "mlp", "value": 0.5}, {"value": 1}]}}))
+    ['mlp']
+    """
+    if isinstance(given, Mapping):
+        if "value" in given and isinstance(given.get("filter"), str):
+            yield given["filter"]
+        given = list(given.values())
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        for each in given:
+            yield from filters_of(each)
 
 
 def read_setting(value: Any, path: Path, text: Marked, problems: list[str]) -> Setting | None:

@@ -31,6 +31,18 @@ def test_adapters_of_other_bases_are_told(tmp_path: Path) -> None:
     assert any("record different bases" in each and "me/other" in each for each in manifest.content["warnings"])
 
 
+def test_a_filter_that_is_in_no_name_is_told(tmp_path: Path) -> None:
+    family(tmp_path, 1)
+    density = [{"filter": "mlp", "value": 0.5}, {"filter": "self_atn", "value": 0.3}, {"filter": "*", "value": 0.2}]
+    content = {
+        "merge_method": "ties",
+        "base_model": str(tmp_path / "base"),
+        "models": [{"model": str(tmp_path / "e1"), "parameters": {"weight": 1.0, "density": density}}],
+    }
+    told = [each for each in make_stream_plan(read_recipe(content), device="cpu").recipe.warnings if "filter" in each]
+    assert told == ["filter 'self_atn' occurs in the name of no tensor: its value is used nowhere"]
+
+
 def test_all_problems_at_once(tmp_path: Path) -> None:
     family(tmp_path)
     path = tmp_path / "e1" / "model.safetensors"
