@@ -13,6 +13,8 @@ _THEMES = {
     "light": ("#ffffff", "#202020", "#c8c8c8", "#0072B2", "#009E73", "#D55E00"),
     "dark": ("#16181d", "#e8e8e8", "#454b57", "#4DA6E8", "#3DD1A5", "#FF8A5B"),
 }
+#: recoveries further out are drawn at the edge
+_EDGES = (-1.0, 2.5)
 
 
 def draw(arena: Arena, out: Path) -> dict[str, str]:
@@ -55,7 +57,19 @@ def _colour(name: str, colours: tuple[str, ...]) -> str:
 
 
 def _dot(axes: Any, row: int, figure: dict[str, Any], colour: str) -> None:
+    """A value with its interval; one far out is an arrow at the edge with its number: it would squeeze the others."""
     marker = {"#009E73": "s", "#3DD1A5": "s", "#D55E00": "*", "#FF8A5B": "*"}.get(colour, "o")
+    value, place = figure["value"], _within(figure["value"])
     if figure["low"] is not None:
-        axes.plot([figure["low"], figure["high"]], [row, row], color=colour, linewidth=1.3)
-    axes.plot(figure["value"], row, marker=marker, color=colour, markersize=9 if marker == "*" else 5)
+        axes.plot([_within(figure["low"]), _within(figure["high"])], [row, row], color=colour, linewidth=1.3)
+    if value != place:
+        marker = "<" if value < place else ">"
+        side = "left" if value < place else "right"
+        shift = (5 if side == "left" else -5, 0)
+        axes.annotate(f"{value:.3g}", (place, row), shift, textcoords="offset points", ha=side, va="center",
+                      color=colour, fontsize=8)  # fmt: skip
+    axes.plot(place, row, marker=marker, color=colour, markersize=9 if marker == "*" else 5)
+
+
+def _within(value: float) -> float:
+    return min(max(value, _EDGES[0]), _EDGES[1])
