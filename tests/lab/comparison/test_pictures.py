@@ -11,7 +11,7 @@ from hf_merge3h.lab.comparison import pictures
 @pytest.mark.parametrize(("value", "marker", "edge"), [(-51.86, "<", -1.0), (7.0, ">", 2.5)])
 def test_what_lies_far_out_is_an_arrow_with_its_number(value, marker, edge):
     axes = Figure().subplots()
-    pictures._dot(axes, 3, {"value": value, "low": value - 10, "high": value + 10}, "#0072B2")
+    pictures._dot(axes, 3, {"value": value, "low": value - 1, "high": value + 1}, "#0072B2")
     interval, dot = axes.get_lines()
     assert (dot.get_marker(), dot.get_xdata()[0]) == (marker, edge)
     assert list(interval.get_xdata()) == [edge, edge]
