@@ -145,7 +145,7 @@ def model_stock(vectors, weights, *, filter_wise, cosine_floor, **_):
 
 
 @oracle
-def ties(vectors, weights, *, density, trim_scope, rescale, election, scale, normalize, **_):
+def ties(vectors, weights, *, density, trim_scope, rescale="none", election, scale, normalize, **_):
     tasks = [top(task, share) for task, share in zip(rows(vectors), each(density, len(vectors)), strict=True)]
     tasks = restored(vectors, tasks, rescale)
     return like(vectors, sum_ties(tasks, weights, scale, normalize, election))  # one tensor is the whole model

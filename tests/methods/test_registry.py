@@ -26,7 +26,7 @@ DELTAS = torch.tensor([[1.0, 2.0, -3.0], [4.0, -5.0, 6.0]])
 
 def test_the_signature_is_the_schema():
     known = {parameter.name: parameter for parameter in get_method("ties").parameters}
-    assert list(known) == ["density", "trim_scope", "election", "scale", "normalize"]
+    assert list(known) == ["density", "trim_scope", "rescale", "election", "scale", "normalize"]
     assert known["density"].per_expert
     assert known["density"].default == 0.2
     assert known["density"].type is float
