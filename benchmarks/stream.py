@@ -8,8 +8,7 @@ a run of its own: to ask the kernel walks through all pages that a merge has map
 Without `--plain` each merge runs twice, without diagnostics and hashes, and with both. Both floors, of all four models
 and of the two that slerp merges, are taken anew before every method, and the best of all counts, as the best of
 `--repeat` runs of a merge does. Before anything is timed the last output is removed and the disk is told to sync: what
-waits for the disk slows down the next one's writing (a floor of two models took 6.5 s beside an output of 2.2 GB that
-was still to be written, and 1.8 s without it).
+waits for the disk can slow down the next one's writing (docs/LOG.md has a floor that most likely came from that).
 """
 
 import argparse

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 _YOUNG = 10_000  # new objects after which Python looks for garbage among them (its own: 700, in 3.12 and before)
 
@@ -21,7 +22,7 @@ def collect_less() -> None:
     gc.set_threshold(_YOUNG, 20, 20)
 
 
-def quickly(run: Callable[[], None]) -> None:
+def quickly(run: Callable[[], None]) -> NoReturn:
     """Run, and end the process with its status: as `sys.exit` does, but the interpreter is not taken apart.
 
     Whatever wants more than `atexit` and flushed files gets the usual end: other threads, profilers, debuggers, a

@@ -17,8 +17,9 @@ def methods(
     """List the merging methods, or show all about one: parameters, ranges, defaults, laws, paper."""
     from .. import catalogue, registry
     from ..errors import RequestError
+    from ..recipes.types import PASSTHROUGH
 
-    if name == "passthrough":
+    if name == PASSTHROUGH:
         raise RequestError(
             "passthrough copies tensors, times `scale`, and merges nothing: recipes take it (merge_method: passthrough,"
             " mostly with slices)"

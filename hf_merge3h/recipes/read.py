@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -75,13 +76,11 @@ def _open(given: Any, label: str | None) -> Marked:
     if not isinstance(given, (str, FilePath)):
         raise bad("recipe", given, "a path, YAML text or a dict")
     path = FilePath(given)
+    if os.path.isdir(path):  # false, too, of what is no path at all
+        raise RequestError(f"recipe={show(str(path))}: expected a YAML file, and this is a folder")
     try:
-        if path.is_dir():
-            raise RequestError(f"recipe={show(str(path))}: expected a YAML file, and this is a folder")
         with path.open("rb") as file:
             raw = file.read(4 * MOST_CHARACTERS + 1)
-    except RequestError:
-        raise
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"recipe={show(str(path))}: expected a YAML file that can be read: {why}") from error
