@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,7 +20,26 @@ class MergeError(Exception):
 
 
 class RequestError(MergeError, ValueError):
-    """The request cannot be carried out as it was made; nothing has been changed."""
+    """The request cannot be carried out as it was made; nothing has been changed.
+
+    Attributes:
+        argument: the one argument (or parameter, or key) that it is about; empty where it is about none, or several.
+        value: what that was.
+        reason: what is wrong with it: the message without argument and value. So whoever knows more than who found the
+            error (the name by which the user said it, the line of a file) can tell it again.
+    """
+
+    argument: str = ""
+    value: Any = None
+    reason: str = ""
+
+    def renamed(self, argument: str) -> RequestError:
+        """The same error about an argument that the user knows by another name.
+
+        >>> str(wrong("source", "./no", "no such folder").renamed("base"))
+        "base='./no': no such folder"
+        """
+        return wrong(argument, self.value, self.reason, type(self)) if self.argument else self
 
 
 class SourceError(RequestError, OSError):
@@ -45,13 +64,25 @@ def show(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
 
 
+def wrong(argument: str, value: object, reason: str, kind: type[RequestError] = RequestError) -> RequestError:
+    """The one form of an error about an argument, which it carries as data.
+
+    >>> error = wrong("source", "./no", "no such folder", SourceError)
+    >>> str(error), error.argument, error.value
+    ("source='./no': no such folder", 'source', './no')
+    """
+    error = kind(f"{argument}={show(value)}: {reason}")
+    error.argument, error.value, error.reason = argument, value, reason
+    return error
+
+
 def bad(argument: str, value: object, expected: str, remedy: str = "") -> RequestError:
-    """The one form of an argument error.
+    """The error about an argument of which it can be said what was expected.
 
     >>> str(bad("density", 1.5, "a number in [0, 1]", "leave it out for 0.2"))
     'density=1.5: expected a number in [0, 1]; leave it out for 0.2'
     """
-    return RequestError(f"{argument}={show(value)}: expected {expected}" + (f"; {remedy}" if remedy else ""))
+    return wrong(argument, value, f"expected {expected}" + (f"; {remedy}" if remedy else ""))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

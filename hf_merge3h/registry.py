@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import RequestError, bad, nearest, show
+from .errors import RequestError, bad, nearest, wrong
 from .passes import Accumulator, Parts
 from .schema import Parameter, PerExpert, Range, read_schema, read_weights
 
@@ -154,9 +154,7 @@ class Method:
         for name in parameters:
             if name not in known:
                 hint = nearest(name, known) if known else "it takes none"
-                raise RequestError(
-                    f"{name}={show(parameters[name])}: method {self.name!r} has no such parameter; {hint}"
-                )
+                raise wrong(name, parameters[name], f"method {self.name!r} has no such parameter; {hint}")
         return {
             name: parameter.check(parameters.get(name, parameter.default), n_experts)
             for name, parameter in known.items()
@@ -272,7 +270,7 @@ def get_method(name: str) -> Method:
     importlib.import_module("hf_merge3h.methods")
     resolved = _ALIASES.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or resolved not in _METHODS:
-        raise RequestError(f"method={show(name)}: unknown; {nearest(str(name), [*_METHODS, *_ALIASES])}")
+        raise wrong("method", name, f"unknown; {nearest(str(name), [*_METHODS, *_ALIASES])}")
     return _METHODS[resolved]
 
 

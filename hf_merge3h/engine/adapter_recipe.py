@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Problems, RequestError
+from ..errors import Problems, RequestError, wrong
 from ..manifest import NOT_RECORDED, Manifest
 from ..models.adapters.folder import host_model, load_adapter
 from ..models.adapters.read import AdapterDeltas, widest
@@ -106,7 +106,10 @@ def plan_adapters(
     """
     where, stored = resolve_device(device), resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
     base, names = _experts(recipe)
-    found = describe(base, hub)
+    try:
+        found = describe(base, hub)
+    except RequestError as problem:
+        raise recipe.told(recipe.models[recipe.base or 0], problem) from None
     config = read_config(found.folder, base)
     known = reuse.opened if isinstance(reuse, AdapterPlan) else {}
     key = _key(base, found.folder / "config.json")
@@ -120,7 +123,7 @@ def plan_adapters(
         try:
             opened[index] = _open(name, skeleton, hub, known, read)
         except RequestError as problem:
-            problems.add(str(problem))
+            problems.add(str(recipe.told(recipe.models[index], problem)))
     problems.raise_any()
     shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
     job = _one_setting(recipe, shapes, _layers(config), opened, problems)
@@ -221,9 +224,12 @@ def _key(name: str, path: Path) -> _Key:
 def _open(
     name: str, skeleton: nn.Module, hub: HubOptions, known: Mapping[_Key, Any], read: dict[_Key, Any]
 ) -> AdapterDeltas:
-    found = resolve(
-        name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
-    )
+    try:
+        found = resolve(
+            name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
+        )
+    except RequestError as problem:
+        raise wrong("adapter", name, problem.reason, type(problem)) if problem.reason else problem from None
     weights, config = _key(name, found.folder / ADAPTER_WEIGHTS), _key(name, found.folder / ADAPTER_CONFIG)
     adapter = known.get(weights) if config in known else None
     if adapter is None:

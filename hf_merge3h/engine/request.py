@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import Problems, RequestError, bad, nearest, show
+from ..errors import Problems, RequestError, bad, nearest, show, wrong
 from ..registry import Method, get_method
 from .order import order_of
 
@@ -95,7 +95,7 @@ def _refuse_misspelt(parameters: Mapping[str, Any], method: Method) -> None:
     for name in parameters:
         meant = difflib.get_close_matches(name, _ARGUMENTS, n=1, cutoff=0.75)
         if name not in known and meant:
-            raise RequestError(f"{name}={show(parameters[name])}: no such argument; did you mean {meant[0]!r}?")
+            raise wrong(name, parameters[name], f"no such argument; did you mean {meant[0]!r}?")
 
 
 def as_integer(argument: str, value: Any, expected: str) -> int:

@@ -75,19 +75,16 @@ def make_stream_plan(
 
 def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
     """Open all models; what is wrong with each is listed."""
-    jobs = [partial(_open_model, each, hub) for each in recipe.models]
+    jobs = [partial(_open_model, recipe, each, hub) for each in recipe.models]
     return tuple(all_or_every_error(jobs, f"{recipe.label}: several models cannot be read"))
 
 
-def _open_model(named: ModelReference, hub: HubOptions) -> SourceModel:
+def _open_model(recipe: Recipe, named: ModelReference, hub: HubOptions) -> SourceModel:
     """Open one model; an error says where the recipe names it."""
     try:
         return open_source(named.source, named.adapters, show(named.given or named.source)[1:-1], hub)
     except RequestError as problem:
-        said = str(problem)
-        if not named.place or not said.startswith("source="):
-            raise
-        raise type(problem)(named.place + said.removeprefix("source")) from None
+        raise recipe.told(named, problem) from None
 
 
 def _other_bases(models: Sequence[SourceModel]) -> list[str]:

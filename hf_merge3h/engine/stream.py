@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RequestError
+from ..errors import wrong
 from ..linalg import native
 from ..linalg.low_rank import LowRank
 from ..manifest import Manifest
@@ -231,7 +231,7 @@ def merge_plan(
     output.check()
     inside = [model.label for model in plan.models if _within(output.target, model.found.folder)]
     if inside:
-        raise RequestError(f"out={str(out)!r}: is or holds the input {inside[0]}; give another folder")
+        raise wrong("out", str(out), f"is or holds the input {inside[0]}; give another folder")
     output.check_space(plan.bytes_written + _MARGIN)
     card = read_old(output.target)
     with output as folder:

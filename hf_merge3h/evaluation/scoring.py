@@ -175,7 +175,7 @@ def check_judge(judge: Any) -> dict[str, Any] | None:
             "prompt_hash": None, "judges": each,
         }  # fmt: skip
     if not callable(judge):
-        raise RequestError(f"judge={show(judge)}: expected a judge, see hf_merge3h.judges, or None")
+        raise bad("judge", judge, "a judge, see hf_merge3h.judges, or None")
     told = judge.facts() if hasattr(judge, "facts") else {}
     return {
         "id": told.get("id", getattr(judge, "id", type(judge).__name__)),

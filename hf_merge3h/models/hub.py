@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
-from ..errors import SourceError, bad, show
+from ..errors import RequestError, SourceError, bad, show, wrong
 from .cards import FILE as MODEL_CARD
 from .place import Where, one_line, snapshot
 from .types import HubOptions
@@ -18,8 +18,8 @@ from .weights.headers import (
     INDEX,
     WEIGHTS,
     folders_with_weights,
-    no_weights,
     read_index,
+    why_no_weights,
 )
 
 Kind = Literal["weights", "adapter"]
@@ -75,7 +75,7 @@ def resolve(
     if path is not None:
         return ResolvedSource(_local_kind(path, below, kind), path / below, None, given)
     if isinstance(source, os.PathLike) or given.startswith(("/", "~", ".", "\\")) or PureWindowsPath(given).drive:
-        raise SourceError(f"source={show(given)}: no such folder")
+        raise wrong("source", given, "no such folder", SourceError)
     repo, revision = _split(given, revision)
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     where = Where(repo, revision, below, options)
@@ -101,7 +101,7 @@ def describe(source: str, hub: HubOptions) -> ResolvedSource:
             folder = snapshot(where, revision, _CARDS)
         found = ResolvedSource("weights", folder, folder.name, given, repo)
     if not (found.folder / "config.json").is_file():
-        raise SourceError(f"source={show(given)}: has no config.json, which tells the model's structure")
+        raise wrong("source", given, "has no config.json, which tells the model's structure", SourceError)
     return found
 
 
@@ -132,18 +132,17 @@ def _existing(text: str) -> Path | None:
 def _local_kind(path: Path, below: str, kind: Kind | None) -> Kind:
     folder = path / below
     if folder.is_file():
-        raise SourceError(f"source={show(str(path))}: is a file; give the folder that holds it")
+        raise wrong("source", str(path), "is a file; give the folder that holds it", SourceError)
     try:
         names = [each.name for each in folder.iterdir()]
     except OSError as problem:
-        raise SourceError(
-            f"source={show(str(folder))}: cannot be read: {problem.strerror or 'no such folder'}"
-        ) from None
+        reason = f"cannot be read: {problem.strerror or 'no such folder'}"
+        raise wrong("source", str(folder), reason, SourceError) from None
     try:
-        return _kind(names, kind, show(str(folder)))
+        return _kind(names, kind, str(folder))
     except SourceError as problem:
         below = folders_with_weights(each.relative_to(folder).as_posix() for each in folder.glob("*/*"))
-        raise SourceError(f"{problem}{below}") from None
+        raise wrong(problem.argument, problem.value, f"{problem.reason}{below}", SourceError) from None
 
 
 def _kind(names: list[str], kind: Kind | None, where: str) -> Kind:
@@ -151,12 +150,13 @@ def _kind(names: list[str], kind: Kind | None, where: str) -> Kind:
     adapter = ADAPTER_CONFIG in names
     weights = any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf")) for name in names)
     if kind == "adapter" and not adapter:
-        raise SourceError(f"source={where}: expected an adapter, and there is no {ADAPTER_CONFIG}")
+        raise wrong("source", where, f"expected an adapter, and there is no {ADAPTER_CONFIG}", SourceError)
     if not adapter and not weights and INDEX not in names:
-        raise SourceError(
-            f"source={where}: holds neither a model ({WEIGHTS}, or {INDEX} and its shards) nor an adapter "
+        reason = (
+            f"holds neither a model ({WEIGHTS}, or {INDEX} and its shards) nor an adapter "
             f"({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS})"
         )
+        raise wrong("source", where, reason, SourceError)
     return kind or ("adapter" if adapter else "weights")
 
 
@@ -170,9 +170,8 @@ def _split(given: str, revision: str | None) -> tuple[str, str | None]:
     try:
         validate_repo_id(repo)
     except HFValidationError:
-        raise SourceError(
-            f"source={show(given)}: no such folder, and no Hub id: expected owner/name or owner/name@revision"
-        ) from None
+        reason = "no such folder, and no Hub id: expected owner/name or owner/name@revision"
+        raise wrong("source", given, reason, SourceError) from None
     revision = pinned if at else revision
     if revision is not None and (not revision.strip() or len(revision) > 255 or ".." in revision or "\0" in revision):
         raise bad("revision", revision, "a branch, tag or commit")
@@ -184,7 +183,7 @@ def _download(where: Where, given: str, kind: Kind | None) -> ResolvedSource:
     folder, commit = root / where.subfolder, root.name
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if kind == "adapter" and not is_adapter:
-        raise SourceError(f"source={show(given)}: expected an adapter, and there is no {ADAPTER_CONFIG}")
+        raise wrong("source", given, f"expected an adapter, and there is no {ADAPTER_CONFIG}", SourceError)
     found: Kind = kind or ("adapter" if is_adapter else "weights")
     if found == "adapter":
         wanted: list[str] = [ADAPTER_WEIGHTS]
@@ -210,7 +209,7 @@ def extra_files(found: ResolvedSource, names: Sequence[str], hub: HubOptions) ->
     return tuple(found.folder / name for name in names if (found.folder / name).is_file())
 
 
-def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> SourceError:
+def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> RequestError:
     """The error for a repository without the files wanted, from the names of all its files where they can be had."""
     from huggingface_hub import HfApi
 
@@ -220,9 +219,9 @@ def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> Sourc
         start = f"{where.subfolder}/" if where.subfolder else ""
         names = [name[len(start) :] for name in files if name.startswith(start)]
         if not names and start:
-            return SourceError(f"source={where!r}: no such folder there{folders_with_weights(files)}")
+            return where.refused(f"no such folder there{folders_with_weights(files)}")
     if kind == "adapter":
-        return SourceError(f"source={where!r}: an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
+        return where.refused(f"an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
     if missing == [WEIGHTS]:
-        return no_weights(where.repo, names, f"source={where!r}")
-    return SourceError(f"source={where!r}: not whole, its index names files that are missing: {', '.join(missing[:5])}")
+        return where.refused(why_no_weights(where.repo, names))
+    return where.refused(f"not whole, its index names files that are missing: {', '.join(missing[:5])}")

@@ -68,10 +68,7 @@ def fetch(source: Any, argument: str, hub: HubOptions) -> ResolvedSource:
             local_files_only=hub.local_files_only,
         )
     except RequestError as problem:  # of several sources, the user has to know which
-        said = str(problem)
-        if not said.startswith("source="):
-            raise
-        raise type(problem)(argument + said.removeprefix("source")) from None
+        raise problem.renamed(argument) if problem.argument == "source" else problem from None
 
 
 def live_base(live: LiveModule, hub: HubOptions) -> Base:

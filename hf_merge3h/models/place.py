@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
+from ..errors import RequestError, SourceError, wrong
 from .cards import FILE as MODEL_CARD
 
 
@@ -24,6 +24,10 @@ class Where:
     def __repr__(self) -> str:  # never the token
         below = f" (subfolder {self.subfolder})" if self.subfolder else ""
         return f"{self.repo}{f'@{self.revision}' if self.revision else ''}{below}"
+
+    def refused(self, reason: str) -> RequestError:
+        """The error that says why nothing can be had from here."""
+        return wrong("source", repr(self), reason, SourceError)
 
 
 def snapshot(where: Where, revision: str | None, names: tuple[str, ...]) -> Path:
@@ -49,14 +53,14 @@ def one_line(where: Where) -> Iterator[None]:
         raise _explain(where, problem) from None
     except (OSError, ValueError) as problem:  # no space, no right to write, a proxy
         text = _without_token(str(problem).strip().partition("\n")[0], where)
-        raise SourceError(f"source={where!r}: cannot be downloaded: {text or type(problem).__name__}") from None
+        raise where.refused(f"cannot be downloaded: {text or type(problem).__name__}") from None
     except Exception as problem:
         if type(problem).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "hf_xet", "requests"):
             raise
-        raise SourceError(f"source={where!r}: {_unreachable(type(problem).__name__)}") from None
+        raise where.refused(_unreachable(type(problem).__name__)) from None
 
 
-def _explain(where: Where, problem: BaseException) -> SourceError:
+def _explain(where: Where, problem: BaseException) -> RequestError:
     from huggingface_hub import errors
 
     # "Not found locally" wraps what went wrong on the Hub.
@@ -89,7 +93,7 @@ def _explain(where: Where, problem: BaseException) -> SourceError:
         reason = "not (wholly) in the cache on this machine, and HF_HUB_OFFLINE forbids downloading it"
     else:
         reason = _unreachable(type(cause).__name__)
-    return SourceError(f"source={where!r}: {reason}")
+    return where.refused(reason)
 
 
 def _unreachable(why: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import Problems, RequestError, SourceError, show
+from ..errors import Problems, RequestError, SourceError, show, wrong
 from ..linalg.low_rank import LowRank
 from .hub import ResolvedSource, extra_files, resolve
 from .lock import PATCHED_TORCH
@@ -152,7 +152,10 @@ def _open_adapters(
     opened = []
     problems = Problems(f"{label}: its adapters cannot be applied", SourceError)
     for source in adapters:
-        place = _resolve(source, hub)
+        try:
+            place = _resolve(source, hub)
+        except RequestError as problem:
+            raise wrong("adapter", source, problem.reason, type(problem)) if problem.reason else problem from None
         name = f"{label}+{show(source)[1:-1]}"
         if place.kind != "adapter":
             problems.add(f"{name}: is no adapter")

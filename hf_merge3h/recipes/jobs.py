@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import Problems, RequestError, show
+from ..errors import Problems, RequestError, bad, wrong
 from ..methods.common import cancels
 from .body import Body, Source
+from .marks import Path
 from .mergekit import as_ours
 from .parameters import Levels
 from .types import PASSTHROUGH, TensorJob
@@ -60,6 +61,21 @@ class JobMaker:
         weights = self._weights(experts, levels, t)
         return self._settle(name, base, experts, shared, own, weights)
 
+    def where(self, error: RequestError, inputs: Sequence[Input], levels: Levels, t: float) -> tuple[Path, bool] | None:
+        """Where the recipe says what an error of a job is about, and whether the very value of the error stands there.
+
+        Where several models have a value of their own, it is the one that the error tells of, else the first.
+        """
+        ours = error.argument
+        spellings = ("weight",) if ours in ("weight", "weights") else self.rules.spellings.get(ours)
+        if spellings is None:
+            return None
+        found = [(value, path) for each in inputs for value, path in _traced(each, levels, spellings, t)]
+        if self.rules.method is not None and ours in self.rules.spellings:
+            found = [(as_ours(self.rules, ours, value), path) for value, path in found]
+        exact = [(path, True) for value, path in found if value == error.value]
+        return next(iter(exact + [(path, False) for _, path in found]), None)
+
     def _split(self, inputs: Sequence[Input]) -> tuple[Input | None, list[Input]]:
         """The origin of task vectors, and what is merged."""
         role = self.rules.base
@@ -88,7 +104,7 @@ class JobMaker:
         if value is None:
             return None
         if isinstance(value, str) or not math.isfinite(value):
-            raise RequestError(f"{name}={show(value)}: expected a number")
+            raise bad(name, value, "a number")
         return float(value)
 
     def _settle(
@@ -144,7 +160,7 @@ class JobMaker:
         if self.rules.name == "nuslerp":
             return self._settle(name, base, experts, {}, {}, [1.0] * len(experts))
         if parameters.get("normalize", True):
-            raise RequestError(f"weights of {name} are all 0: expected at least one that is not")
+            raise wrong("weight", 0.0, f"all are 0 for {name}; expected at least one that is not")
         return _copy(name, experts[0], 0.0)
 
     def _bind(self, parameters: Mapping[str, Any], weights: tuple[float, ...]) -> Mapping[str, Any]:
@@ -171,7 +187,12 @@ def _default(record: Any, name: str) -> Any:
 
 
 def _own(given: Input, levels: Levels) -> Levels:
-    return Levels((given[0].parameters, *levels.levels))
+    return Levels(((given[0].parameters, given[0].path), *levels.levels))
+
+
+def _traced(given: Input, levels: Levels, spellings: Sequence[str], t: float) -> list[tuple[Any, Path]]:
+    found = _own(given, levels).trace(spellings, given[1], t)
+    return [] if found is None else [found]
 
 
 def _pair(given: Input) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import nearest
+from ..errors import RequestError, nearest
 from .marks import Marked, Path
 from .mergekit import MERGEKIT_NAMES, Rules
 from .parameters import Settings, read_setting
@@ -41,6 +41,10 @@ class Page:
     def bad(self, path: Path, value: object, expected: str, remedy: str = "") -> None:
         """Note a wrong value."""
         self.problems.append(self.text.bad(path, value, expected, remedy))
+
+    def refused(self, path: Path, error: RequestError) -> None:
+        """Note an error that was found elsewhere."""
+        self.problems.append(self.text.told(path, error))
 
     def say(self, path: Path, problem: str) -> None:
         """Note a problem."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import RequestError, show
+from ..errors import RequestError, bad, show
 
 #: Keys and indices that lead to a value.
 Path = tuple[str | int, ...]
@@ -46,21 +46,6 @@ class Marked:
                 return f"{self.label}:{self.lines[path[:end]]}"
         return self.label
 
-    def values(self, path: Path) -> list[Any]:
-        """All numbers and words at a path, those of lists and conditions too, as a parameter has them."""
-        value = self.data
-        for key in path:
-            value = value[key]
-        inside: list[Any] = [value]
-        found: list[Any] = []
-        while inside:
-            each = inside.pop()
-            if isinstance(each, (list, dict)):
-                inside += each.values() if isinstance(each, dict) else each
-            else:
-                found += [each, float(each)] if type(each) is int else [each]
-        return found
-
     def say(self, path: Path, problem: str) -> str:
         """A problem with its place.
 
@@ -72,7 +57,17 @@ class Marked:
 
     def bad(self, path: Path, value: object, expected: str, remedy: str = "") -> str:
         """The one form of a value error, with its place."""
-        return self.say(path, f"={show(value)}: expected {expected}" + (f"; {remedy}" if remedy else ""))
+        return self.told(path, bad("", value, expected, remedy))
+
+    def told(self, path: Path, error: RequestError) -> str:
+        """An error that was found elsewhere, with its place; what it is about goes by the name that stands there.
+
+        >>> Marked({}, "r.yaml", {("parameters",): 3}).told(("parameters", "lambda"), bad("scale", "x", "a number"))
+        "r.yaml:3: parameters.lambda='x': expected a number"
+        """
+        if error.reason:
+            return self.say(path, f"={show(error.value)}: {error.reason}")
+        return f"{self.where(path)}: {error}"
 
 
 def dotted(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import RequestError, nearest, show
+from ..errors import bad, nearest
 from ..registry import Method, get_method, list_methods
 from ..schema import Parameter
 from .types import PASSTHROUGH
@@ -155,7 +155,7 @@ def rules_of(name: Any) -> Rules:
         RequestError: no such method; the nearest names are offered.
     """
     if not isinstance(name, str) or name not in method_names():
-        raise RequestError(f"={show(name)}: expected the name of a method; {nearest(str(name), method_names())}")
+        raise bad("merge_method", name, "the name of a method", nearest(str(name), method_names()))
     if name == PASSTHROUGH:
         return Rules(name, None, **MERGEKIT[name])
     record = get_method(name)

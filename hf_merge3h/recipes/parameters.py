@@ -8,7 +8,7 @@ step; the first condition whose `filter` occurs in the name counts; where none d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import nearest
@@ -24,10 +24,14 @@ _MOST_NUMBER = 1e30  # beyond this float32 holds nothing
 
 @dataclass(frozen=True)
 class Condition:
-    """A value for the tensors whose name contains `filter` (all of them for None or "*")."""
+    """A value for the tensors whose name contains `filter` (all of them for None or "*").
+
+    `steps` lead from the parameter to the value, in the recipe.
+    """
 
     filter: str | None
     value: Scalar | tuple[Scalar, ...]
+    steps: Path = field(default=(), compare=False)
 
     def holds(self, name: str) -> bool:
         """Whether the condition is about a tensor."""
@@ -81,7 +85,7 @@ def _conditions(
         found = _plain(each["value"], (*here, "value"), text, problems)
         if found is None:
             return None
-        conditions.append(Condition(each.get("filter"), found))
+        conditions.append(Condition(each.get("filter"), found, ("value",) if single else (index, "value")))
     return tuple(conditions)
 
 
@@ -117,34 +121,45 @@ def evaluate(setting: Setting, name: str, t: float) -> Scalar | None:
     >>> evaluate((Condition("mlp", 0.3), Condition(None, (0, 1))), "attn.w", 0.5)
     0.5
     """
+    found = _evaluate(setting, name, t)
+    return None if found is None else found[0]
+
+
+def _evaluate(setting: Setting, name: str, t: float) -> tuple[Scalar, Path] | None:
+    """The value, and the steps that lead to it; of one between two values of a list, to the list."""
     if not isinstance(setting, tuple):
-        return setting
+        return setting, ()
     if setting and isinstance(setting[0], Condition):
         for condition in setting:
             if condition.holds(name):
-                return evaluate(condition.value, name, t)
+                value, steps = _evaluate(condition.value, name, t)  # type: ignore[misc]  # no conditions inside of one
+                return value, (*condition.steps, *steps)
         return None
     place = t * (len(setting) - 1)
     low = int(place)
-    if any(isinstance(each, (bool, str)) for each in setting):
-        return setting[low]
     share = place - low
-    high = min(low + 1, len(setting) - 1)
-    return (1 - share) * setting[low] + share * setting[high] if share else setting[low]
+    if not share or any(isinstance(each, (bool, str)) for each in setting):
+        return setting[low], (low,)
+    return (1 - share) * setting[low] + share * setting[low + 1], ()
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Settings from the nearest level to the farthest: model, slice, module, recipe."""
+    """Settings from the nearest level to the farthest: model, slice, module, recipe; each with where it stands."""
 
-    levels: tuple[Settings, ...]
+    levels: tuple[tuple[Settings, Path], ...]
 
     def find(self, names: Sequence[str], tensor: str, t: float) -> Scalar | None:
         """The value of the first level that says something at a tensor; `names` are spellings of one parameter."""
-        for settings in self.levels:
+        found = self.trace(names, tensor, t)
+        return None if found is None else found[0]
+
+    def trace(self, names: Sequence[str], tensor: str, t: float) -> tuple[Scalar, Path] | None:
+        """The same value, and where the recipe says it."""
+        for settings, path in self.levels:
             for spelling in names:
                 if spelling in settings:
-                    found = evaluate(settings[spelling], tensor, t)
+                    found = _evaluate(settings[spelling], tensor, t)
                     if found is not None:
-                        return found
+                        return found[0], (*path, "parameters", spelling, *found[1])
         return None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
-from ..errors import Problems, RequestError, SourceError, bad, show
+from ..errors import Problems, RequestError, SourceError, bad, show, wrong
 from .keys import DTYPES, TOP, Page
 from .marks import MOST_CHARACTERS, Marked, from_data, parse
 from .mergekit import Rules, rules_of
@@ -62,6 +62,7 @@ def read_recipe(path_or_text_or_dict: Any, label: str | None = None) -> Recipe:
         tokenizer=tokenizer,
         given=text.data,
         label=text.label,
+        text=text,
         method=rules.name,
         warnings=tuple(page.warnings),
         **plain,
@@ -77,13 +78,13 @@ def _open(given: Any, label: str | None) -> Marked:
         raise bad("recipe", given, "a path, YAML text or a dict")
     path = FilePath(given)
     if os.path.isdir(path):  # false, too, of what is no path at all
-        raise RequestError(f"recipe={show(str(path))}: expected a YAML file, and this is a folder")
+        raise bad("recipe", str(path), "a YAML file, and this is a folder")
     try:
         with path.open("rb") as file:
             raw = file.read(4 * MOST_CHARACTERS + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"recipe={show(str(path))}: expected a YAML file that can be read: {why}") from error
+        raise wrong("recipe", str(path), f"expected a YAML file that can be read: {why}", SourceError) from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,7 +101,7 @@ def _rules(page: Page, data: Mapping[str, Any]) -> Rules | None:
     try:
         return rules_of(data["merge_method"])
     except RequestError as error:
-        page.say(("merge_method",), str(error))
+        page.refused(("merge_method",), error)
         return None
 
 

@@ -9,6 +9,9 @@ from .keys import Page
 from .marks import Path
 from .types import ModelReference
 
+#: Adapters by name, each with where it stands.
+Placed = tuple[tuple[str, Path], ...]
+
 _MOST = 4096  # characters of a path
 
 
@@ -18,26 +21,26 @@ class Models:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._found: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._places: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._paths: dict[tuple[str, tuple[str, ...]], tuple[Path, tuple[Path, ...]]] = {}
         self._named: dict[int, str] = {}
 
-    def add(self, value: Any, path: Path, adapters: tuple[str, ...] = ()) -> int | None:
+    def add(self, value: Any, path: Path, adapters: Placed = ()) -> int | None:
         """The index of a model, new or known; None where it is no reference."""
         key = self._parse(value, path)
         if key is None:
             return None
         source, own = key
-        given = value if isinstance(value, str) else "+".join((source, *own))
-        full = (source, own + adapters)
-        self._found.setdefault(full, "+".join((given, *adapters)))
-        self._places.setdefault(full, self._page.text.say(path, "=")[:-1])
+        full = (source, tuple(name for name, _ in own + adapters))
+        given = [value] if isinstance(value, str) else [source, *(name for name, _ in own)]
+        self._found.setdefault(full, "+".join([*given, *(name for name, _ in adapters)]))
+        self._paths.setdefault(full, (path, tuple(each for _, each in own + adapters)))
         return list(self._found).index(full)
 
     def name(self, index: int, role: str) -> None:
         """Give a model the role under which the recipe lists it."""
         self._named[index] = role
 
-    def adapters(self, value: Any, path: Path) -> tuple[str, ...]:
+    def adapters(self, value: Any, path: Path) -> Placed:
         """Our `adapters:` beside a model."""
         if value is None:
             return ()
@@ -45,9 +48,9 @@ class Models:
         if not isinstance(names, list) or not all(_is_name(each) for each in names):
             self._page.bad(path, value, "a PEFT adapter (folder or Hub id), or a list of them")
             return ()
-        return tuple(names)
+        return tuple((name, path if isinstance(value, str) else (*path, n)) for n, name in enumerate(names))
 
-    def _parse(self, value: Any, path: Path) -> tuple[str, tuple[str, ...]] | None:
+    def _parse(self, value: Any, path: Path) -> tuple[str, Placed] | None:
         if isinstance(value, dict):
             return self._parse_mapping(value, path)
         if not _is_name(value):
@@ -57,9 +60,9 @@ class Models:
         if not source.strip() or not all(each.strip() for each in adapters):
             self._page.bad(path, value, "model or model+adapter, with nothing empty around the +")
             return None
-        return source, tuple(adapters)
+        return source, tuple((name, path) for name in adapters)
 
-    def _parse_mapping(self, value: dict[str, Any], path: Path) -> tuple[str, tuple[str, ...]] | None:
+    def _parse_mapping(self, value: dict[str, Any], path: Path) -> tuple[str, Placed] | None:
         """mergekit's long form: {model: {path, revision}, lora: {path, revision}}."""
         self._page.mapping(value, path, ("model", "lora"), "a model")
         parts: list[str] = []
@@ -77,7 +80,7 @@ class Models:
                 self._page.bad((*path, name), part, "a folder or a Hub id")
                 return None
             parts.append(part)
-        return parts[0], tuple(parts[1:])
+        return parts[0], tuple((name, (*path, "lora")) for name in parts[1:])
 
     def roles(self, value: Any, base: int | None) -> dict[int, str]:
         """Roles by model: as the recipe's `roles` say, else expert_1, expert_2, ... by position."""
@@ -111,7 +114,7 @@ class Models:
     def references(self, roles: dict[int, str]) -> tuple[ModelReference, ...]:
         """All models, in order."""
         return tuple(
-            ModelReference(source, adapters, given, roles.get(index, ""), self._places[source, adapters])
+            ModelReference(source, adapters, given, roles.get(index, ""), *self._paths[source, adapters])
             for index, ((source, adapters), given) in enumerate(self._found.items())
         )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import Problems, RequestError, show
+from ..errors import Problems, RequestError
 from .body import Body, Module, Slice, Source
 from .jobs import JobMaker
 from .layers import Place, comes_last, find_layers, is_vocabulary, part_of, tied_to
-from .marks import Path
 from .parameters import Levels
 from .types import PASSTHROUGH, TensorJob
 
@@ -151,12 +150,14 @@ class _ModuleJobs:
             return
         if not self._shapes_fit(name, inputs):
             return
-        levels = Levels((slice_.parameters, self.module.parameters, self.body.parameters))
+        around = ((part.parameters, part.path) for part in (slice_, self.module))
+        levels = Levels((*around, (self.body.parameters, ())))
         try:
             yield self.maker(name, inputs, levels, t)
         except RequestError as error:
-            place = _place(str(error), self.body, self.module, slice_, [source for source, _ in inputs])
-            self.problems.add(f"{self.body.text.where(place)}: {error}")
+            path, exact = self.maker.where(error, inputs, levels, t) or (slice_.path, False)
+            text = self.body.text
+            self.problems.add(text.told(path, error) if exact else f"{text.where(path)}: {error}")
 
     def _shapes_fit(self, name: str, inputs: Sequence[tuple[Source, str]]) -> bool:
         shapes = {self.body.labels[s.model]: self.opened[s.model].shapes[own] for s, own in inputs}
@@ -200,22 +201,6 @@ class _ModuleJobs:
         return list(
             dict.fromkeys(name for source in self._leading(sources) for name in self.opened[source.model].shapes)
         )
-
-
-def _place(error: str, body: Body, module: Module, slice_: Slice, sources: Sequence[Source]) -> Path:
-    """Where what an error names stands: the place with the value that the error shows, else the nearest to a model."""
-    name = error.partition("=")[0]
-    around = [*(source.path for source in sources), slice_.path, module.path, ()]
-    found = [
-        path
-        for spelling in next((each for each in body.rules.spellings.values() if name in each), (name,))
-        for each in around
-        if (path := (*each, "parameters", spelling)) in body.text.lines
-    ]
-    exact = [
-        path for path in found if any(error.startswith(f"{name}={show(each)}:") for each in body.text.values(path))
-    ]
-    return next(iter(exact + found), slice_.path)
 
 
 def _way(place: Place | None) -> float:

@@ -143,7 +143,7 @@ class _Reader:
             if "adapter" not in given:
                 page.say(path, "names no adapter")
                 continue
-            names = self.models.adapters(given["adapter"], (*path, "adapter"))
+            names = self.models.adapters(given["adapter"], path if isinstance(each, str) else (*path, "adapter"))
             model = self.models.add(base, ("base_model",), names) if names else None
             own = page.parameters(given.get("parameters"), (*path, "parameters"), self.rules, of_one_model=True)
             if model is not None:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import RequestError
+from .marks import Marked, Path
+
 #: The method of a job that copies its one input, times `scale` where its parameters name one.
 PASSTHROUGH = "passthrough"
 
@@ -22,14 +25,16 @@ class ModelReference:
         adapters: PEFT adapters applied to it, in order (`model+lora`, or our `adapters:`).
         given: as the file says it.
         role: ours: helpfulness, honesty, ...; else a name by position.
-        place: where the recipe names it first, as errors say it ("recipe.yaml:3: models[0].model").
+        path: where the recipe names it first.
+        adapter_paths: where it names each adapter.
     """
 
     source: str
     adapters: tuple[str, ...] = ()
     given: str = ""
     role: str = ""
-    place: str = field(default="", compare=False)
+    path: Path = field(default=(), compare=False)
+    adapter_paths: tuple[Path, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Recipe:
         label: file name for messages.
         method: `merge_method` as given.
         warnings: what a careful user should know of this recipe, one line each (options that change nothing, ...).
+        text: the document, which knows its lines.
     """
 
     models: tuple[ModelReference, ...]
@@ -96,3 +102,11 @@ class Recipe:
     label: str = "recipe"
     method: str = ""
     warnings: tuple[str, ...] = ()
+    text: Marked = field(default=Marked({}, "recipe"), compare=False, repr=False)
+
+    def told(self, model: ModelReference, error: RequestError) -> RequestError:
+        """An error in opening a model, or the adapter that it is about, with the place where the recipe names that."""
+        adapters = dict(zip(model.adapters, model.adapter_paths, strict=False))
+        if error.argument == "adapter":
+            return type(error)(self.text.told(adapters.get(error.value, model.path), error))
+        return type(error)(self.text.told(model.path, error))

@@ -119,7 +119,11 @@ def test_the_base_may_have_no_weights_here(place: Any, tmp_path: Path) -> None:
         (("merge_method: ties", "merge_method: slerp\nparameters: {t: 0.5}"), "takes|needs|cannot"),
         (("merge_method: ties", "merge_method: linear\nparameters: {normalize: false}"), "needs whole weights"),
         (("out: adapter", "out: adapter\nchat_template: chatml"), "neither tokenizer nor chat template"),
-        (("/honesty", "/base"), "no adapter_config.json"),
+        (
+            ("/honesty", "/base"),
+            r"r\.yaml:6: adapters\.honesty='.*/base': expected an adapter, and there is no adapter_c",
+        ),
+        (("base\nout", "bose\nout"), r"r\.yaml:2: base_model='.*/bose': no such folder"),
     ],
 )
 def test_what_no_adapter_can_hold(change: tuple[str, str], error: str, place: Any, tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_models_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     named = read_recipe(tmp_path / "r.yaml")
     with pytest.raises(RequestError, match=r"r\.yaml:2: base_model='\./no': no such folder"):
         make_stream_plan(named, device="cpu")
+    base = tmp_path / "base"
+    (tmp_path / "r.yaml").write_text(f"merge_method: linear\nmodels:\n- {base}\n- model: {base}\n  adapters: [./no]\n")
+    named = read_recipe(tmp_path / "r.yaml")
+    with pytest.raises(RequestError, match=r"r\.yaml:5: models\[1\]\.adapters\[0\]='\./no': no such folder"):
+        make_stream_plan(named, device="cpu")
     family(tmp_path)
     (tmp_path / "e1" / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
     with pytest.raises(RequestError, match="a model of type 'mistral', base is a 'llama'"):

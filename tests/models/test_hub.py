@@ -138,7 +138,7 @@ def test_weights_that_lie_below_are_told(tmp_path):
     hint = "there are weights in 'deep/er' below it: give subfolder='deep/er'"
     assert f"holds no weights itself; {hint}" in _refused("me/nested", cache_dir=tmp_path)
     text = _refused("me/nested", cache_dir=tmp_path, subfolder="deeper")
-    assert "source=me/nested (subfolder deeper): no such folder there" in text
+    assert "source='me/nested (subfolder deeper)': no such folder there" in text
     (tmp_path / "local" / "honest").mkdir(parents=True)
     (tmp_path / "local" / "honest" / "adapter_config.json").write_text("{}")
     assert "give subfolder='honest'" in _refused(tmp_path / "local")

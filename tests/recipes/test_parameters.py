@@ -32,11 +32,16 @@ def test_evaluate_is_mergekits(setting, values):
 
 
 def test_the_nearest_level_that_says_something_counts():
-    levels = Levels(({"weight": (Condition("attn", 1),)}, {}, {"weight": 2, "density": 3}, {"weight": 4}))
+    own = {"weight": (Condition("attn", 1, (0, "value")),)}
+    module = {"weight": 2, "density": 3}
+    places = ("models", 0), ("slices", 0), ("modules", "m"), ()
+    levels = Levels(tuple(zip((own, {}, module, {"weight": 4}), places, strict=True)))
     assert levels.find(("weight",), "attn.w", 0) == 1
     assert levels.find(("weight",), "mlp.w", 0) == 2
     assert levels.find(("density",), "mlp.w", 0) == 3
     assert levels.find(("gamma",), "mlp.w", 0) is None
+    assert levels.trace(("weight",), "attn.w", 0) == (1, ("models", 0, "parameters", "weight", 0, "value"))
+    assert levels.trace(("weight",), "mlp.w", 0) == (2, ("modules", "m", "parameters", "weight"))
 
 
 def test_the_table_names_methods_and_parameters_that_exist():
@@ -118,7 +123,7 @@ def test_weights_of_zero_leave_the_base():
             "merge_method: linear\nbase_model: b\nmodels: [{model: x, parameters: {weight: 1}}]",
             "has no weight: list it",
         ),
-        ("merge_method: linear\nmodels: [x, y]\nparameters: {weight: 0}", "all 0"),
+        ("merge_method: linear\nmodels: [x, y]\nparameters: {weight: 0}", "parameters.weight=0.0: all are 0"),
     ],
 )
 def test_what_is_wrong_is_said(text, message):

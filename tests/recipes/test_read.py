@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from hf_merge3h.errors import RequestError
+from hf_merge3h.errors import RequestError, SourceError, wrong
 from hf_merge3h.recipes.read import read_recipe
 
 GOOD = "merge_method: ties\nbase_model: b\nmodels:\n  - model: x\n  - model: y\n"
@@ -165,22 +165,63 @@ def test_all_problems_are_listed_with_their_lines():
 
 def test_models_are_named_with_their_place():
     text = "merge_method: ties\nbase_model: b\nmodels:\n  - model: x\ntokenizer_source: y\n"
-    places = [each.place for each in read_recipe(text).models]
-    assert places == ["recipe:4: models[0].model", "recipe:2: base_model", "recipe:5: tokenizer_source"]
+    recipe = read_recipe(text)
+    assert [each.path for each in recipe.models] == [("models", 0, "model"), ("base_model",), ("tokenizer_source",)]
+    gone = wrong("source", "x", "no such folder", SourceError)
+    told = [recipe.told(each, gone) for each in recipe.models]
+    assert str(told[0]) == "recipe:4: models[0].model='x': no such folder"
+    assert [type(each) for each in told] == [SourceError] * 3
 
 
 @pytest.mark.parametrize(
-    ("parameters", "line"),
+    ("model", "adapters"),
     [
-        ("models: [x, y]\nparameters:\n  weight: 1\n  density: 1.5", 6),
-        ("models:\n  - {model: x, parameters: {density: 0.5}}\n  - model: y\n    parameters: {density: [7, 7]}", 6),
-        ("models: [x, y]\nparameters:\n  weight: 1\n  lambda: many", 6),
+        ("x+y+z", ["recipe:4: models[0].model='y'", "recipe:4: models[0].model='z'"]),
+        ("{model: x, lora: y}", ["recipe:4: models[0].model.lora='y'"]),
+        ("x\n    adapters: y", ["recipe:5: models[0].adapters='y'"]),
+        ("x+y\n    adapters:\n      - z", ["recipe:4: models[0].model='y'", "recipe:6: models[0].adapters[0]='z'"]),
     ],
 )
-def test_values_that_do_not_fit_are_told_with_their_line(parameters, line):
+def test_adapters_are_named_with_their_place(model, adapters):
+    text = f"merge_method: linear\nbase_model: b\nmodels:\n  - model: {model}\n"
+    recipe = read_recipe(text)
+    named = recipe.models[0]
+    told = [str(recipe.told(named, wrong("adapter", name, "no such folder"))) for name in named.adapters]
+    assert told == [f"{each}: no such folder" for each in adapters]
+
+
+LAST = "models:\n  - {model: x, parameters: {density: 0.5}}\n  - model: y\n    parameters:\n"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("models: [x, y]\nparameters:\n  weight: 1\n  density: 1.5", "recipe:6: parameters.density=1.5: expected"),
+        ("models: [x, y]\nparameters:\n  weight: 1\n  lambda: many", "recipe:6: parameters.lambda='many': expected"),
+        ("models: [x, y]\nparameters:\n  rescale: l2", "recipe:5: parameters.rescale='l2': expected"),
+        (LAST + "      density: [7, 7]", "recipe:7: models[1].parameters.density[0]=7.0: expected"),
+        (
+            LAST + "      density:\n      - 0.5\n      - 0.7\n      - 7",
+            "recipe:10: models[1].parameters.density[2]=7.0",
+        ),
+        (LAST + "      density: [0.5, 7]", "recipe:7: models[1].parameters.density=3.75: expected"),
+        (
+            LAST + "      density:\n        filter: w\n        value: 7",
+            "recipe:9: models[1].parameters.density.value=7.0",
+        ),
+        (
+            LAST + "      density:\n      - {filter: q, value: 9}\n      - value: 7",
+            "recipe:9: models[1].parameters.density[1].value=7.0: expected",
+        ),
+        (LAST + "      weight: heavy", "recipe:7: models[1].parameters.weight='heavy': expected a number"),
+    ],
+)
+def test_values_that_do_not_fit_are_told_with_their_line(parameters, message):
     recipe = read_recipe(f"merge_method: ties\nbase_model: b\n{parameters}\n")
-    with pytest.raises(RequestError, match=f"recipe:{line}: "):
-        recipe.jobs([{"w": (2,)}] * 3, [None] * 3)
+    shapes = {f"layers.{n}.w": (2,) for n in range(3)}
+    with pytest.raises(RequestError) as caught:
+        recipe.jobs([shapes] * 3, [3] * 3)
+    assert message in str(caught.value)
 
 
 def test_the_base_counts_where_the_method_says_so():

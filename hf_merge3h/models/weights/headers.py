@@ -166,37 +166,37 @@ def weight_files(folder: Path, label: str) -> dict[str, list[str] | None]:
     others = [name for name in names if name.endswith(".safetensors") and name != ADAPTER_WEIGHTS]
     if len(others) == 1:
         return {others[0]: None}
-    raise no_weights(str(folder), names, label)
+    raise SourceError(f"{label}: {why_no_weights(str(folder), names)}")
 
 
-def no_weights(where: str, names: Iterable[str], label: str) -> SourceError:
-    """The error for a folder or repository without weights that can be read, from the names of its files."""
+def why_no_weights(where: str, names: Iterable[str]) -> str:
+    """Why no weights can be read from a folder or repository, told from the names of its files."""
     names = sorted(names)
     tensors = [name for name in names if name.endswith(".safetensors") and name != ADAPTER_WEIGHTS]
     pickles = [name for name in names if re.search(r"\.(bin|pt|pth|ckpt)$", name) and not name.startswith("training_")]
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ADAPTER_CONFIG in names:
-        return SourceError(f"{label}: {where} is an adapter and no whole model; give it where an adapter is expected")
+        return f"{where} is an adapter and no whole model; give it where an adapter is expected"
     nested = folders_with_weights(names)
     if nested and not any("/" not in name for name in (*tensors, *pickles, *ggufs)):
-        return SourceError(f"{label}: {where} holds no weights itself{nested}")
+        return f"{where} holds no weights itself{nested}"
     if tensors:
-        return SourceError(
-            f"{label}: {where} holds {', '.join(map(show, tensors[:3]))}{', ...' if len(tensors) > 3 else ''} but no "
+        return (
+            f"{where} holds {', '.join(map(show, tensors[:3]))}{', ...' if len(tensors) > 3 else ''} but no "
             f"{WEIGHTS} and no {INDEX}, so which of them make the model is not known; rename the one or write the index"
         )
     if pickles:
-        return SourceError(
-            f"{label}: {where} holds pickled weights only ({show(pickles[0])}), which can run code when read; convert "
+        return (
+            f"{where} holds pickled weights only ({show(pickles[0])}), which can run code when read; convert "
             f"them where you trust them: {conversion_line(where)}"
         )
     if ggufs:
-        return SourceError(
-            f"{label}: {where} holds GGUF weights only ({show(ggufs[0])}), which are quantised; use the original "
+        return (
+            f"{where} holds GGUF weights only ({show(ggufs[0])}), which are quantised; use the original "
             f"weights, or unpack them: AutoModelForCausalLM.from_pretrained({where!r}, gguf_file={ggufs[0]!r})"
             ".save_pretrained('FOLDER')"
         )
-    return SourceError(f"{label}: {where} holds no weights: expected {WEIGHTS}, or {INDEX} and its shards")
+    return f"{where} holds no weights: expected {WEIGHTS}, or {INDEX} and its shards"
 
 
 def folders_with_weights(names: Iterable[str]) -> str:
