@@ -92,11 +92,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
     "did you mean 'ties'?"
     """
     known = list(known)
+    close = near(word, known)
+    if close:
+        return "did you mean " + " or ".join(map(repr, close)) + "?"
+    return "choose from " + ", ".join(known)
+
+
+def near(word: str, known: Iterable[str]) -> list[str]:
+    """At most three known names that this may be a misspelling of, the nearest first.
+
+    >>> near("densty", ["density", "weight"])
+    ['density']
+    """
     plain = {name.lower().replace("-", "_"): name for name in known}
     close = difflib.get_close_matches(str(word)[:100].lower().replace("-", "_"), plain, n=3, cutoff=0.55)
-    if close:
-        return "did you mean " + " or ".join(repr(plain[name]) for name in close) + "?"
-    return "choose from " + ", ".join(known)
+    return [plain[name] for name in close]
 
 
 class Problems:

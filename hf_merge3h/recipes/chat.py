@@ -21,14 +21,14 @@ def chat_template(given: str) -> str:
         >>> chat_template("chatml").count("<|im_start|>")
         2
     """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     if given in NAMES:
         return importlib.resources.files(__package__).joinpath(f"templates/{given}.jinja").read_text(encoding="utf-8")
     if "{{" not in given and "{%" not in given:
         names = (*NAMES, AUTO)
         raise bad("chat_template", given, "a Jinja template, or a name", nearest(given, names))
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     try:
         ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(_plain_marks(given))
     except (TemplateError, RecursionError) as problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import RequestError, nearest
+from ..errors import RequestError, near, nearest
 from .marks import Marked, Path
 from .mergekit import MERGEKIT_NAMES, Rules
 from .parameters import Settings, read_setting
@@ -35,6 +35,7 @@ class Page:
 
     def __init__(self, text: Marked) -> None:
         self.text = text
+        self.rules: Rules | None = None
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -67,8 +68,19 @@ class Page:
             if key in REFUSED:
                 self.say((*path, key), f"is not supported: {REFUSED[key]}")
             else:
-                self.say((*path, key), f"is unknown; {nearest(key, known)}")
+                self.say((*path, key), self._misplaced(key, known) or f"is unknown; {nearest(key, known)}")
         return value
+
+    def _misplaced(self, key: str, known: tuple[str, ...]) -> str:
+        """What to do about a key beside `parameters` that is, or is meant to be, one of them; else nothing."""
+        if "parameters" not in known:
+            return ""
+        names = MERGEKIT_NAMES | (self.rules.accepted if self.rules else frozenset())
+        meant = key if key in names else next(iter(near(key, [*known, *sorted(names)])), "")
+        if meant not in names:
+            return ""
+        spelt = "is a parameter" if meant == key else f"is unknown; {meant} is a parameter, if that is meant"
+        return f"{spelt}: put it under `parameters`"
 
     def sequence(self, value: Any, path: Path, what: str) -> list[Any]:
         """A list with at least one element."""

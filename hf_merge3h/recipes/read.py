@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ..errors import Problems, RequestError, SourceError, bad, show, wrong
+from .chat import AUTO, chat_template
 from .keys import DTYPES, TOP, Page
 from .marks import MOST_CHARACTERS, Marked, from_data, parse
 from .mergekit import Rules, rules_of
@@ -41,8 +42,9 @@ def read_recipe(path_or_text_or_dict: Any, label: str | None = None) -> Recipe:
             f"{text.where(())}: a recipe is a mapping with merge_method and models, not {show(text.data)}"
         )
     page = Page(text)
-    data = page.mapping(text.data, (), TOP, "a recipe") or {}
-    rules = _rules(page, data)
+    data = text.data
+    rules = page.rules = _rules(page, data)
+    page.mapping(data, (), TOP, "a recipe")
     if rules is None:
         raise _error(page)
     models = Models(page)
@@ -123,6 +125,11 @@ def _plain_fields(page: Page, data: Mapping[str, Any]) -> dict[str, Any]:
     template = data.get("chat_template")
     if template is not None and not isinstance(template, str):
         page.bad(("chat_template",), template, "auto, the name of a template, or a template")
+    elif template and template != AUTO:
+        try:
+            chat_template(template)
+        except RequestError as error:
+            page.refused(("chat_template",), error)
     return {**found, "seed": seed, "out": out, "chat_template": template}
 
 
