@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import MergeWarning
 from ...evaluation.suite import H
 from .bases import base_folder
 from .work import Job
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL = "model"  # what the measured model is called in its own run of the evaluation
 RUN = "run"
@@ -80,6 +83,7 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     import torch
     from transformers import AutoTokenizer
 
+    from ...evaluation.models import opened
     from ...evaluation.run import evaluate_3h
 
     settings = job.settings
@@ -88,11 +92,29 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(job.step.paths["base"]))
     trained = [job.inputs["questions"]] if "questions" in job.inputs else []
     trained += [Path(job.step.paths[role]) for role in H if role in job.step.paths]
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=short):
+    with (
+        opened(MODEL, source, tokenizer=tokenizer, dtype=torch.float32) as one,
+        torch.autocast(device, dtype=torch.bfloat16, enabled=short),
+    ):
+        if short:
+            round_products(one.model)
         return evaluate_3h(
-            {MODEL: source}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
+            {MODEL: one.model}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
             seed=settings["seed"], out=out, tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
         )  # fmt: skip
+
+
+def round_products(model: torch.nn.Module) -> None:
+    """Round the weights of linear layers to bfloat16, once, as autocast does at each call: the same bits.
+
+    Autocast keeps what it rounded only where gradients are wanted, so generation would spend most of its time in
+    rounding. What shares such a weight, as embeddings do, keeps it in float32.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight = torch.nn.Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 def stage(job: Job) -> dict[str, Any]:
