@@ -7,7 +7,7 @@ from typing import Any
 
 from .generate import encode
 from .models import Opened
-from .packing import Scores, can_pack, packed_scores, rooms, scored
+from .packing import Scores, can_pack, last, packed_scores, rooms, scored
 
 Ids = list[int]
 
@@ -63,9 +63,10 @@ def token_scores(opened: Opened, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows] * opened.count, device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows] * opened.count, device=device)
     places = (mask.cumsum(1) - 1).clamp(min=0)
+    kept = last(longest + 1, width, device)
     with torch.inference_mode():
         logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=longest + 1, use_cache=False,
+            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=kept, use_cache=False,
             **opened.named(len(pairs)),
         ).logits  # fmt: skip
     found = []

@@ -133,7 +133,7 @@ _TASKS: dict[str, dict[str, Any]] = {
     },
     "ifeval": {
         "title": "IFEval, instructions that can be checked", "h": "helpfulness", "dimension": "instruction_following",
-        "metric": "instruction_following", "key": "inst_level_strict_acc", "direction": "higher", "form": "generate",
+        "metric": "instruction_following", "key": "prompt_level_strict_acc", "direction": "higher", "form": "generate",
         "source": {"file": "{split}/ifeval.jsonl", "of": "google/IFEval", "licence": "Apache-2.0"},
         "fields": {"question": "prompt"}, "max_new_tokens": 160, "averaged": False,
     },

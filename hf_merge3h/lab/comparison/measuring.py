@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODEL = "model"  # what the measured model is called in its own run of the evaluation
 RUN = "run"
+#: prompts at a time in bfloat16, where rows cost less the more there are
+_AT_ONCE = 32
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -48,22 +50,26 @@ def located(job: Job, source: Mapping[str, str]) -> str:
     return str(job.inputs[source["step"]]) if "step" in source else job.step.paths[source["given"]]
 
 
+def live_base(job: Job) -> Any:
+    """The comparison's base in float32, on a GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(base_folder(job.step.paths["base"]), dtype=torch.float32)
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
 def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A live merge of the job's experts by a variant, and what its report says of ranks, norms and conflicts."""
     import time
     import warnings
-
-    import torch
-    from transformers import AutoModelForCausalLM
 
     import hf_merge3h  # noqa: F401  attaches merge_3h
 
     from .controls import registered
 
     settings = job.settings
-    model: Any = AutoModelForCausalLM.from_pretrained(base_folder(job.step.paths["base"]), dtype=torch.float32)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
+    model = live_base(job)
     experts = {role: located(job, source) for role, source in settings["experts"].items()}
     start = time.perf_counter()
     with registered(), warnings.catch_warnings(record=True) as caught:
@@ -101,6 +107,7 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
         return evaluate_3h(
             {MODEL: one.model}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
             seed=settings["seed"], out=out, tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
+            batch_size=_AT_ONCE if short else None,
         )  # fmt: skip
 
 

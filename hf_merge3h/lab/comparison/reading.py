@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ...errors import Problems, SourceError, bad, nearest, show
+from ...evaluation.scoring import can_score
 from ...evaluation.store import folder_name
 from ...evaluation.suite import H, read_suite
 from ...registry import get_method
@@ -220,8 +221,14 @@ class _Reader:
 
     def _asked(self, path: Path, datasets: Sequence[str]) -> None:
         tasks = read_suite(path).tasks
-        for name in datasets:
-            self._known("evaluation.datasets", name, list(tasks))
+        if not all(self._known("evaluation.datasets", name, list(tasks)) for name in datasets):
+            return
+        for name in datasets or tasks:
+            if not can_score(tasks[name]):  # an evaluation says so in its report and goes on; nobody reads those here
+                self.problems.add(
+                    f"{path}: datasets.{name}.key={tasks[name].key!r}: expected a key of {tasks[name].metric} "
+                    "that is a mean over items, for models are compared item by item"
+                )
 
     def _attempt(self, work: Callable[[], Any]) -> None:
         try:

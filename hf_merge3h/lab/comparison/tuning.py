@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import MergeError
 from ...evaluation.compare import Board
@@ -13,8 +13,11 @@ from ...evaluation.report import Report
 from ...registry import get_method
 from .boards import board_of, values_of
 from .config import Variant
-from .measuring import MODEL, RUN, ask, merged
+from .measuring import MODEL, RUN, ask, live_base, merged
 from .work import Job
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRIALS = "trials.json"
 
@@ -44,11 +47,10 @@ def tune(job: Job) -> dict[str, Any]:
     for one in trials:
         study.add_trial(optuna.trial.create_trial(params=one["parameters"], distributions=spread, value=one["balance"]))
     known = {name: values_of(Report.read(folder / RUN)) for name, folder in job.inputs.items() if _measured(folder)}
+    change = _change(job) if len(trials) < settings["trials"] else {}
     for number in range(len(trials), settings["trials"]):
         trial = study.ask(spread)
-        variant = dict(settings["variant"])
-        variant["parameters"] = {**variant["parameters"], **trial.params}
-        model, _ = merged(job, variant)
+        model = _along(live_base(job), change, trial.params[settings["parameter"]])
         report = ask(job, model, job.out / f"trial-{number}", settings["limit"])
         told = balance(known, values_of(report), report.facts["datasets"], settings["roles"])
         study.tell(trial, told["balance"])
@@ -57,6 +59,29 @@ def tune(job: Job) -> dict[str, Any]:
     best = max(trials, key=lambda one: one["balance"])
     (job.out / "best.json").write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
     return {"best": best, "trials": len(trials)}
+
+
+def _change(job: Job) -> dict[str, Tensor]:
+    """Parameter's name -> what the merge at scale 1 adds to the base: any other scale is a multiple of it."""
+    import torch
+
+    settings = job.settings
+    variant = dict(settings["variant"])
+    variant["parameters"] = {**variant["parameters"], settings["parameter"]: 1.0}
+    model, _ = merged(job, variant)
+    base = dict(live_base(job).named_parameters())
+    with torch.no_grad():
+        return {name: tensor - base[name] for name, tensor in model.named_parameters()}
+
+
+def _along(model: Any, change: Mapping[str, Tensor], scale: float) -> Any:
+    """The base moved by a multiple of a change."""
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.add_(change[name], alpha=scale)
+    return model
 
 
 def _measured(folder: Path) -> bool:
