@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRIALS = "trials.json"
+_RANDOM = 4  # trials that are drawn before the search learns from them
 
 
 def parameter_of(variant: Variant) -> str | None:
@@ -39,7 +40,7 @@ def tune(job: Job) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = job.settings
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=settings["seed"]))
+    study = optuna.create_study(direction="maximize")
     spread: dict[str, Any] = {
         settings["parameter"]: optuna.distributions.FloatDistribution(settings["low"], settings["high"])
     }
@@ -47,10 +48,12 @@ def tune(job: Job) -> dict[str, Any]:
     for one in trials:
         study.add_trial(optuna.trial.create_trial(params=one["parameters"], distributions=spread, value=one["balance"]))
     known = {name: values_of(Report.read(folder / RUN)) for name, folder in job.inputs.items() if _measured(folder)}
-    change = _change(job) if len(trials) < settings["trials"] else {}
+    change = change_of(job) if len(trials) < settings["trials"] else {}
     for number in range(len(trials), settings["trials"]):
+        # a seed for each trial: one that was killed is asked for again with the same scale
+        study.sampler = optuna.samplers.TPESampler(seed=settings["seed"] + number, n_startup_trials=_RANDOM)
         trial = study.ask(spread)
-        model = _along(live_base(job), change, trial.params[settings["parameter"]])
+        model = along(live_base(job), change, trial.params[settings["parameter"]])
         report = ask(job, model, job.out / f"trial-{number}", settings["limit"])
         told = balance(known, values_of(report), report.facts["datasets"], settings["roles"])
         study.tell(trial, told["balance"])
@@ -61,7 +64,7 @@ def tune(job: Job) -> dict[str, Any]:
     return {"best": best, "trials": len(trials)}
 
 
-def _change(job: Job) -> dict[str, Tensor]:
+def change_of(job: Job) -> dict[str, Tensor]:
     """Parameter's name -> what the merge at scale 1 adds to the base: any other scale is a multiple of it."""
     import torch
 
@@ -74,7 +77,7 @@ def _change(job: Job) -> dict[str, Tensor]:
         return {name: tensor - base[name] for name, tensor in model.named_parameters()}
 
 
-def _along(model: Any, change: Mapping[str, Tensor], scale: float) -> Any:
+def along(model: Any, change: Mapping[str, Tensor], scale: float) -> Any:
     """The base moved by a multiple of a change."""
     import torch
 

@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from hf_merge3h.errors import OutputError, RequestError, SourceError
+from hf_merge3h.evaluation.scoring import can_score
+from hf_merge3h.evaluation.suite import read_suite
 from hf_merge3h.lab.comparison import bases, steps
 from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.steps import check_space, graph_of
+from hf_merge3h.lab.prepare import SPLITS, suite
 
 from . import small
 
@@ -206,3 +209,26 @@ def test_a_base_is_told_by_its_weights(tmp_path):
     one, same, other = (tiny.folder(tmp_path / name, seed) for name, seed in (("one", 0), ("same", 0), ("other", 1)))
     assert bases.base_digest(str(one)) == bases.base_digest(str(same)) != bases.base_digest(str(other))
     assert bases.base_digest("me/on-the-hub") == "me/on-the-hub"
+
+
+def test_a_set_whose_figure_is_no_mean_over_items_is_refused(tmp_path):
+    file = small.lab(tmp_path)
+    path = tmp_path / "suite" / "tiny.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["rules"] = {
+        **content["datasets"]["gold"], "metric": "instruction_following", "key": "inst_level_strict_acc",
+        "form": "generate",
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(RequestError, match=r"datasets.rules.key='inst_level_strict_acc': expected a key of instruct"):
+        read_lab(file)
+    file = small.lab(tmp_path, evaluation={"test": "suite/tiny.yaml", "datasets": ["gold"]})
+    path.write_text(yaml.safe_dump(content))
+    assert read_lab(file).datasets == ("gold",)  # what is not asked does not matter
+
+
+def test_all_sets_of_our_own_suites_can_be_compared(tmp_path):
+    for split in SPLITS:
+        path = tmp_path / f"{split}.yaml"
+        path.write_text(suite(split))
+        assert all(map(can_score, read_suite(path).tasks.values()))
