@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import MergeWarning
 from ...evaluation.suite import H
 from .bases import base_folder
+from .precision import is_short, products, round_products
 from .work import Job
-
-if TYPE_CHECKING:
-    import torch
 
 MODEL = "model"  # what the measured model is called in its own run of the evaluation
 RUN = "run"
@@ -93,35 +91,21 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
     from ...evaluation.run import evaluate_3h
 
     settings = job.settings
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    short = settings.get("precision") == "bfloat16"
+    precision = settings.get("precision", "float32")
     tokenizer = AutoTokenizer.from_pretrained(base_folder(job.step.paths["base"]))
     trained = [job.inputs["questions"]] if "questions" in job.inputs else []
     trained += [Path(job.step.paths[role]) for role in H if role in job.step.paths]
     with (
         opened(MODEL, source, tokenizer=tokenizer, dtype=torch.float32) as one,
-        torch.autocast(device, dtype=torch.bfloat16, enabled=short),
+        products(precision),
     ):
-        if short:
+        if is_short(precision):
             round_products(one.model)
         return evaluate_3h(
             {MODEL: one.model}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
             seed=settings["seed"], out=out, tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
-            batch_size=_AT_ONCE if short else None,
+            batch_size=_AT_ONCE if is_short(precision) else None,
         )  # fmt: skip
-
-
-def round_products(model: torch.nn.Module) -> None:
-    """Round the weights of linear layers to bfloat16, once, as autocast does at each call: the same bits.
-
-    Autocast keeps what it rounded only where gradients are wanted, so generation would spend most of its time in
-    rounding. What shares such a weight, as embeddings do, keeps it in float32.
-    """
-    import torch
-
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight = torch.nn.Parameter(module.weight.detach().to(torch.bfloat16), requires_grad=False)
 
 
 def stage(job: Job) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ...evaluation.items import TRAINED
 from ..demo_data import NORMALISATION, question_hash
 from ..mixing.records import Example, read_sets
 from .bases import base_folder, base_id
+from .precision import is_short, products, round_products
 from .work import Job
 
 if TYPE_CHECKING:
@@ -106,9 +107,6 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
     from trl import SFTConfig
 
     cuda = torch.cuda.is_available()
-    precision = settings["precision"]
-    if precision == "auto":
-        precision = "bfloat16" if cuda and torch.cuda.is_bf16_supported() else "float32"
     # TRL turns on checkpointing of activations by an old name, which transformers warns of; here it is off by the new
     checkpointing: dict[str, Any] = {"gradient_checkpointing": None, "activation_checkpointing": False}
     return SFTConfig(
@@ -121,7 +119,7 @@ def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
         weight_decay=0.0,
         max_length=settings["max_tokens"],
         completion_only_loss=True,
-        bf16=precision == "bfloat16",
+        bf16=is_short(settings["precision"]),
         use_cpu=not cuda,
         seed=settings["seed"],
         data_seed=settings["seed"],
@@ -182,16 +180,17 @@ def mix(job: Job) -> dict[str, Any]:
     settings = job.settings
     options = dict(settings["options"])
     if settings["strategy"] in ("score", "adaptive"):
-        options |= _base(job.step.paths["base"])
+        options |= _base(job.step.paths["base"], settings["precision"])
     sets = {
         role: Dataset.from_list([each.as_row() for each in read_examples(role, Path(job.step.paths[role]))])
         for role in settings["data"]
     }
     sets = {role: each.remove_columns(["source", "source_row"]) for role, each in sets.items()}
-    mixed, report = mix_data(
-        sets, strategy=settings["strategy"], size=settings["size"], seed=settings["seed"], repeat=True,
-        progress=False, **options,
-    )  # fmt: skip
+    with products(settings["precision"]):
+        mixed, report = mix_data(
+            sets, strategy=settings["strategy"], size=settings["size"], seed=settings["seed"], repeat=True,
+            progress=False, **options,
+        )  # fmt: skip
     lines = [
         json.dumps({"messages": [*row["prompt"], *row["completion"]], "source": row["source"]}, ensure_ascii=False)
         for row in mixed
@@ -202,12 +201,15 @@ def mix(job: Job) -> dict[str, Any]:
     return {"proportions": told["proportions"], "drawn": told["drawn"], "cosines": told["cosines"]}
 
 
-def _base(name: str) -> dict[str, Any]:
+def _base(name: str, precision: str) -> dict[str, Any]:
+    """The base, which scores and is never trained here, so that its weights can be rounded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = base_folder(name)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if is_short(precision):
+        round_products(model)
     if torch.cuda.is_available():
         model = model.to("cuda")
     return {"model": model, "tokenizer": AutoTokenizer.from_pretrained(folder)}

@@ -223,6 +223,7 @@ class _Builder:
                 size = training.examples
                 settings = {
                     **self.common, "strategy": strategy, "options": options, "size": size,
+                    "precision": training.precision,
                     "data": {role: file_digest(path) for role, path in lab.data.items()},
                 }  # fmt: skip
                 yield Step(mix, "mix", settings, (), {**self.base, **self._data_paths()})

@@ -123,9 +123,8 @@ def prompt_and_answer(tokenizer: PreTrainedTokenizerBase, example: Example) -> t
 
 def answer_losses(model: Any, tokens: Tensor, start: int) -> Tensor:
     """Negative log-likelihood of each token from `start` on: tokens [1, n] -> [n - start]."""
-    kept = tokens.shape[1] - start
-    # The last row predicts what would come next: one more is asked for, and left out.
-    logits = model(input_ids=tokens, use_cache=False, logits_to_keep=kept + 1).logits[0, :-1]
+    before = torch.arange(start - 1, tokens.shape[1] - 1, device=tokens.device)  # a token's row is the one before it
+    logits = model(input_ids=tokens, use_cache=False, logits_to_keep=before).logits[0]
     return torch.nn.functional.cross_entropy(logits.float(), tokens[0, start:], reduction="none")
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 
+import pytest
 import torch
 
-from hf_merge3h.lab.comparison.measuring import round_products
+from hf_merge3h.lab.comparison.precision import round_products
+from hf_merge3h.lab.comparison.reading import read_lab
+from hf_merge3h.lab.comparison.steps import graph_of
 from tests.evaluation import tiny
+
+from . import small
+from .test_run import here
 
 
 def test_rounding_once_gives_the_bits_of_rounding_at_each_call():
@@ -30,3 +37,18 @@ def test_a_head_that_is_the_embedding_leaves_it_in_float32():
     round_products(model)
     assert model.lm_head.weight.dtype is torch.bfloat16
     assert torch.equal(model.model.embed_tokens.weight, before)
+
+
+def test_mixtures_are_learnt_in_the_precision_of_training(tmp_path):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        training = {"full": {"steps": 2, "batch_size": 1, "precision": precision}}
+        mixtures = {"adaptive": {"steps": 2, "batch_size": 1}}
+        graph = graph_of(read_lab(small.lab(tmp_path, training=training, mixtures=mixtures)), tmp_path)
+        here(graph, ["mix/full/adaptive"])
+        told = json.loads((graph.folder("mix/full/adaptive") / "mixture.json").read_text())
+        found[precision] = (graph.key("mix/full/adaptive"), told["proportions"], told["trajectory"])
+    (key, shares, facts), (other_key, other_shares, other_facts) = found.values()
+    assert key != other_key
+    assert other_shares == pytest.approx(shares, abs=0.02)
+    assert facts != other_facts
