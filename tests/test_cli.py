@@ -12,6 +12,8 @@ import pytest
 import hf_merge3h
 from hf_merge3h import cli, registry
 
+NAMES = [method.name for method in registry.list_methods()]
+
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
@@ -36,21 +38,25 @@ def test_methods_lists_each_on_one_line(capsys):
     head, *lines = out.splitlines()
     assert code == 0
     assert head.split() == ["name", "aliases", "title", "family", "space", "paper"]
-    assert [line.split()[0] for line in lines] == [method.name for method in registry.list_methods()]
+    assert [line.split()[0] for line in lines] == [*NAMES, "passthrough"]
+    assert "Passthrough (recipes only)" in lines[-1]
 
 
-def test_methods_tell_what_passthrough_is(capsys):
-    code, _, err = run(capsys, "methods", "passthrough")
-    assert (code, "recipes take it" in err) == (2, True)
+def test_methods_tell_what_passthrough_is_for(capsys):
+    code, out, _ = run(capsys, "methods", "passthrough")
+    assert code == 0
+    for part in ("for stacks of layers", "merge_method: passthrough", "  scale = 1.0: a finite number", "exactly 1"):
+        assert part in out
+    assert json.loads(run(capsys, "methods", "passthrough", "--json")[1])["parameters"][0]["name"] == "scale"
 
 
 def test_methods_as_json(capsys):
     code, out, _ = run(capsys, "methods", "--json")
     assert code == 0
-    assert {entry["name"] for entry in json.loads(out)} == {method.name for method in registry.list_methods()}
+    assert [entry["name"] for entry in json.loads(out)] == [*NAMES, "passthrough"]
 
 
-@pytest.mark.parametrize("name", [method.name for method in registry.list_methods()])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_method_is_shown_whole(capsys, name):
     record = registry.get_method(name)
     code, out, _ = run(capsys, "methods", name)
@@ -155,7 +161,8 @@ def test_init_writes_a_recipe_that_merges(capsys, recipe, tmp_path, method):
     assert (tmp_path / "out" / "model.safetensors").is_file()
     code, out, err = run(capsys, "init", *models, "--method", method)
     assert (code, out) == (2, "")
-    assert err.startswith("error: base=None")
+    assert err.startswith(f"error: base is not given: {method} needs the model that the experts were trained from")
+    assert "--base" in err
 
 
 def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path, monkeypatch):

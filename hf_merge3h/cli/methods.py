@@ -14,17 +14,17 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="A method's name or alias; all methods without it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the merging methods, or show all about one: parameters, ranges, defaults, laws, paper."""
-    from .. import catalogue, registry
-    from ..errors import RequestError
-    from ..recipes.types import PASSTHROUGH
+    """List the merging methods, or show all about one: parameters, ranges, defaults, laws, paper.
 
-    if name == PASSTHROUGH:
-        raise RequestError(
-            "passthrough copies tensors, times `scale`, and merges nothing: recipes take it (merge_method: passthrough,"
-            " mostly with slices)"
-        )
-    records = registry.list_methods() if name is None else (registry.get_method(name),)
+    The last one, passthrough, merges nothing and is for recipes only: it copies layers, for stacks of them.
+    """
+    from .. import catalogue, registry
+    from ..recipes.passthrough import RECORD
+
+    if name is None:
+        records = (*registry.list_methods(), RECORD)
+    else:
+        records = (RECORD if name == RECORD.name else registry.get_method(name),)
     if as_json:
         facts = [catalogue.facts(record) for record in records]
         typer.echo(json.dumps(facts if name is None else facts[0], indent=2))

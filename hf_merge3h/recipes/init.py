@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import bad
+from ..errors import RequestError, bad
 from .mergekit import PASSTHROUGH, Rules, rules_of
 
 _WIDTH = 100
@@ -36,11 +36,13 @@ def commented_recipe(
         raise bad("models", models, "at least one folder or Hub id")
     rules = rules_of(method)
     if rules.base in ("origin", "first") and base is None:
-        raise bad("base", base, f"a folder or Hub id, for {rules.name} needs a base model")
+        raise _no_base(f"{rules.name} needs the model that the experts were trained from")
     if adapters and base is None:
-        raise bad("base", base, "a folder or Hub id: adapters are merged on their base")
+        raise _no_base("adapters are merged on the model that they were trained on")
     if adapters and (rules.method is None or rules.base == "first"):
         raise bad("method", method, "a method of task vectors: adapters are merged by one")
+    if base is not None and not base.strip():
+        raise bad("base", base, "a folder or Hub id")
     lines = [*_heading(rules), f"merge_method: {rules.name}", ""]
     if base is not None:
         lines += [
@@ -53,6 +55,10 @@ def commented_recipe(
         roles = [f"  {_text(role)}: {_text(name)}" for role, name in models.items()]
         lines += ["", "# What each expert stands for, in reports and cards.", "roles:", *roles]
     return "\n".join([*lines, "", *_shared(rules), *_tail(rules, adapters)]) + "\n"
+
+
+def _no_base(why: str) -> RequestError:
+    return RequestError(f"base is not given: {why}; give base=, a folder or Hub id (on the command line --base)")
 
 
 def _heading(rules: Rules) -> list[str]:

@@ -64,7 +64,7 @@ def test_init_takes_roles_and_odd_paths():
 
 
 @pytest.mark.parametrize(
-    ("models", "base", "message"), [([], "b", "at least one"), (["a"], None, "needs a base model")]
+    ("models", "base", "message"), [([], "b", "at least one"), (["a"], None, "base is not given: ties needs")]
 )
 def test_init_refuses(models, base, message):
     with pytest.raises(RequestError, match=message):
@@ -79,7 +79,7 @@ def test_init_writes_recipes_of_adapters(method):
     recipe = read_recipe(text)
     assert recipe.out == "adapter"
     assert [each.adapters for each in recipe.models if each.adapters] == [(name,) for name in names]
-    with pytest.raises(RequestError, match="adapters are merged on their base"):
+    with pytest.raises(RequestError, match="base is not given: adapters are merged on"):
         commented_recipe(names, base=None, method="linear", adapters=True)
     with pytest.raises(RequestError, match="a method of task vectors"):
         commented_recipe(names, base="base", method="slerp", adapters=True)
