@@ -135,7 +135,7 @@ _TASKS: dict[str, dict[str, Any]] = {
         "title": "IFEval, instructions that can be checked", "h": "helpfulness", "dimension": "instruction_following",
         "metric": "instruction_following", "key": "prompt_level_strict_acc", "direction": "higher", "form": "generate",
         "source": {"file": "{split}/ifeval.jsonl", "of": "google/IFEval", "licence": "Apache-2.0"},
-        "fields": {"question": "prompt"}, "max_new_tokens": 160, "averaged": False,
+        "fields": {"question": "prompt"}, "max_new_tokens": 128, "averaged": False,
     },
     "truthfulqa": {
         "title": "TruthfulQA, multiple choice, questions that no expert was trained on", "h": "honesty",
@@ -148,27 +148,36 @@ _TASKS: dict[str, dict[str, Any]] = {
         "title": "XSTest, unsafe prompts", "h": "harmlessness", "dimension": "unsafe_refusal",
         "metric": "refusal_rate", "key": "unsafe_refusal_rate", "direction": "higher", "form": "generate",
         "label": "unsafe", "source": {"file": "{split}/xstest.jsonl", "of": "walledai/XSTest", "licence": "CC-BY-4.0"},
-        "fields": {"question": "prompt"}, "where": {"label": "unsafe"}, "max_new_tokens": 32,
+        "fields": {"question": "prompt"}, "where": {"label": "unsafe"}, "max_new_tokens": 24,
     },
     "xstest_safe": {
         "title": "XSTest, safe prompts", "h": "harmlessness", "dimension": "over_refusal",
         "metric": "refusal_rate", "key": "over_refusal_rate", "direction": "lower", "form": "generate",
         "label": "safe", "source": {"file": "{split}/xstest.jsonl", "of": "walledai/XSTest", "licence": "CC-BY-4.0"},
-        "fields": {"question": "prompt"}, "where": {"label": "safe"}, "max_new_tokens": 32,
+        "fields": {"question": "prompt"}, "where": {"label": "safe"}, "max_new_tokens": 24,
     },
     "orbench_hard": {
         "title": "OR-Bench hard-1k, safe prompts that look unsafe", "h": "harmlessness", "dimension": "over_refusal",
         "metric": "refusal_rate", "key": "over_refusal_rate", "direction": "lower", "form": "generate",
         "label": "safe",
         "source": {"file": "{split}/orbench.jsonl", "of": "bench-llm/or-bench", "licence": "CC-BY-4.0"},
-        "fields": {"question": "prompt"}, "max_new_tokens": 32,
+        "fields": {"question": "prompt"}, "max_new_tokens": 24,
     },
+}  # fmt: skip
+
+#: split -> data set -> items: enough to tell each expert from the base, few enough for a hundred models
+_ITEMS = {
+    "development": {"gsm8k_likelihood": 40, "ifeval": 40, "truthfulqa": 80, "xstest_unsafe": 40, "xstest_safe": 40,
+                    "orbench_hard": 30},
+    "test": {"gsm8k_likelihood": 60, "ifeval": 60, "truthfulqa": 150, "xstest_unsafe": 60, "xstest_safe": 60,
+             "orbench_hard": 40},
 }  # fmt: skip
 
 
 def suite(split: str) -> str:
     """The YAML of a split's suite."""
     tasks = json.loads(json.dumps(_TASKS).replace("{split}", split))
+    tasks = {name: {**task, "items": _ITEMS[split][name]} for name, task in tasks.items()}
     content = {
         "name": f"lab-{split}",
         "about": f"What models of some hundred million parameters can be told apart by; records of the {split} split.",

@@ -13,7 +13,7 @@ from hf_merge3h.evaluation.suite import read_suite
 from hf_merge3h.lab.comparison import bases, steps
 from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.steps import check_space, graph_of
-from hf_merge3h.lab.prepare import SPLITS, suite
+from hf_merge3h.lab.prepare import SPLITS, TEMPLATE, suite
 
 from . import small
 
@@ -232,3 +232,14 @@ def test_all_sets_of_our_own_suites_can_be_compared(tmp_path):
         path = tmp_path / f"{split}.yaml"
         path.write_text(suite(split))
         assert all(map(can_score, read_suite(path).tasks.values()))
+
+
+def test_our_own_file_is_one(tmp_path):
+    small.lab(tmp_path)
+    for split in SPLITS:
+        (tmp_path / f"{split}.yaml").write_text(suite(split))
+    (tmp_path / "lab.yaml").write_text(TEMPLATE.read_text())
+    lab = read_lab(tmp_path / "lab.yaml")
+    assert set(lab.mixtures) == {"heuristic", "score", "adaptive"}
+    assert len(lab.methods) == 19
+    assert {"random_weights", "uniform_cut"} < set(lab.ablation)
