@@ -38,8 +38,9 @@ check: venv  ## lint, format, types, import contracts, doctests
 	.venv/bin/lint-imports
 	$(PY) -m pytest -q --doctest-modules hf_merge3h --ignore-glob='hf_merge3h/metrics/*_*/*.py'  # those are loaded by evaluate
 
-docs: venv  ## write the method tables in README.md and docs/METHODS.md from the registry
+docs: venv  ## write what follows from the registry: the tables of README.md and docs/METHODS.md, the recipes' schema
 	$(PY) -m hf_merge3h.catalogue
+	$(PY) -m hf_merge3h.recipes.json_schema
 
 bench: venv  ## run the benchmarks, one after the other
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done

@@ -261,6 +261,11 @@ def unregister(name: str) -> None:
         del _ALIASES[alias]
 
 
+def any_registered() -> bool:
+    """Whether the methods, or a user's own, have been imported."""
+    return bool(_METHODS)
+
+
 def get_method(name: str) -> Method:
     """The record of a method, by name or alias.
 

@@ -27,10 +27,14 @@ def merge(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar nor result.")] = False,
 ) -> None:
     """Merge whole checkpoints, larger than memory if need be, as a recipe says."""
+    from ..recipes.read import read_recipe
+
+    read = read_recipe(recipe)  # before torch is imported, which takes longer than to tell what is wrong with a recipe
+
     from ..engine.recipes import merge_recipe
 
     manifest = merge_recipe(
-        recipe,
+        read,
         out,
         device=device,
         dtype=dtype,
@@ -51,11 +55,14 @@ def plan(
     recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
 ) -> None:
     """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing and writes nothing."""
-    from ..engine.forecast import plan_facts, plan_text
-    from ..engine.recipes import plan_recipe
     from ..recipes.read import read_recipe
 
-    found = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed)
+    read = read_recipe(recipe)  # before torch is imported, as in `merge`
+
+    from ..engine.forecast import plan_facts, plan_text
+    from ..engine.recipes import plan_recipe
+
+    found = plan_recipe(read, device=device, dtype=dtype, seed=seed)
     typer.echo(json.dumps(plan_facts(found), indent=2) if as_json else plan_text(found))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def merge_recipe(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | StreamPlan | AdapterPlan,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe | StreamPlan | AdapterPlan,
     out: str | os.PathLike[str],
     *,
     device: str = "auto",
@@ -40,8 +40,8 @@ def merge_recipe(
     """Merge whole checkpoints out of core, as a recipe says; the same as `hf-merge3h merge RECIPE OUT`.
 
     Args:
-        recipe: a YAML file (mergekit's schema, extended), its content as a dict, or what `plan_recipe` made of it:
-            nothing is opened again then, and what was said to the plan (device, dtype, seed, hub) holds.
+        recipe: a YAML file (mergekit's schema, extended), its content as a dict, what `read_recipe` made of it, or
+            `plan_recipe`: nothing is opened again then, and what was said to the plan (device, dtype, seed, hub) holds.
         out: the folder that is made, with weights, config, tokenizer and merge3h.json; it appears whole or not at all.
         device: "auto", "cpu", "cuda" or "mps".
         dtype: stored dtype of the result, in place of the recipe's.
@@ -62,9 +62,10 @@ def merge_recipe(
     """
     from ..recipes.read import read_recipe
 
-    if isinstance(recipe, (str, os.PathLike, Mapping)):
+    if isinstance(recipe, (str, os.PathLike, Mapping, Recipe)):
         hub = HubOptions(token, None, None, cache_dir, local_files_only)
-        plan = plan_recipe(read_recipe(recipe), device=device, dtype=dtype, seed=seed, hub=hub)
+        read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+        plan = plan_recipe(read, device=device, dtype=dtype, seed=seed, hub=hub)
     else:
         plan = _made_already(recipe, device=device, dtype=dtype, seed=seed)
     if not isinstance(plan, StreamPlan):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import Problems, RequestError, bad, wrong
-from ..methods.common import cancels
 from .body import Body, Source
 from .marks import Path
 from .mergekit import as_ours
@@ -21,7 +20,7 @@ class JobMaker:
     """Makes jobs; what has been bound once is not bound again."""
 
     def __init__(self, body: Body, problems: Problems) -> None:
-        self.body, self.rules = body, body.rules
+        self.body, self.rules = body, body.rules.imported()
         self._problems = problems
         self._bound: dict[Any, Mapping[str, Any]] = {}
 
@@ -144,7 +143,7 @@ class JobMaker:
             return self._nothing(name, base, experts, parameters)
         if "normalize" in parameters and not rules.signed and rules.base == "origin" and abs(math.fsum(weights)) < 1e-8:
             parameters["normalize"] = False  # mergekit then divides by 1
-        if rules.name == "nuslerp" and (abs(math.fsum(weights)) < 1e-6 or cancels(weights)):
+        if rules.name == "nuslerp" and (abs(math.fsum(weights)) < 1e-6 or _cancel(weights)):
             weights = [1.0] * len(weights)  # mergekit's t is then a half
         bound = self._bind(parameters, tuple(weights))
         return TensorJob(
@@ -175,6 +174,12 @@ class JobMaker:
                 record.check_request(bound, values)
             self._bound[key] = {"parameters": bound, "weights": values}
         return self._bound[key]
+
+
+def _cancel(weights: Sequence[float]) -> bool:
+    from ..methods.common import cancels  # brings torch
+
+    return cancels(weights)
 
 
 def _one(value: Any) -> Any:

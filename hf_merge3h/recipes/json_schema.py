@@ -1,7 +1,7 @@
 """The JSON schema of recipes, for editors that complete and check YAML: derived from the registry.
 
-`python -m hf_merge3h.recipes.json_schema` writes `recipe.schema.json` beside this file; a test holds it to the
-registry. An editor finds it by a comment in the recipe:
+`python -m hf_merge3h.recipes.json_schema` writes `recipe.schema.json` beside this file (and `known.json`, see
+`known.py`); a test holds both to the registry. An editor finds it by a comment in the recipe:
 
     # yaml-language-server: $schema=https://.../recipe.schema.json
 """
@@ -12,9 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..registry import list_methods
 from ..schema import Parameter
 from . import keys
 from .chat import AUTO, NAMES
+from .known import KNOWN, known_text
 from .mergekit import MERGEKIT_NAMES, Rules, method_names, rules_of
 
 SCHEMA = Path(__file__).with_name("recipe.schema.json")
@@ -24,6 +26,7 @@ _FIRST = {"weight": "How much this model counts.", "int8_mask": "Accepted for me
 
 def json_schema() -> dict[str, Any]:
     """The schema, as plain data."""
+    list_methods()  # from now on the registry itself is asked
     rules = [rules_of(name) for name in method_names()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -162,3 +165,4 @@ def schema_text() -> str:
 
 if __name__ == "__main__":
     SCHEMA.write_text(schema_text(), encoding="utf-8")
+    KNOWN.write_text(known_text(), encoding="utf-8")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import bad, nearest
-from ..registry import Method, get_method, list_methods
+from ..registry import Method, get_method
 from ..schema import Parameter
+from .known import records
 from .types import PASSTHROUGH
 
 #: What the base is to a method: the origin of task vectors; that or nothing; one of two models, the first; one model
@@ -27,7 +28,7 @@ class Rules:
 
     Attributes:
         name: as the recipe says it.
-        method: our record; None for passthrough, which the plan carries out.
+        method: our record (as `known.records` has it); None for passthrough, which the plan carries out.
         base: what the base model is to the method.
         base_added: a base that is not listed among `models` is one of them all the same.
         defaults: values by our names, where a recipe says nothing and they are not our method's own.
@@ -73,6 +74,10 @@ class Rules:
         """All names that may stand under `parameters` and mean something here."""
         names = {spelling for spellings in self.spellings.values() for spelling in spellings}
         return frozenset(names | ({"weight"} if self.weighted else set()))
+
+    def imported(self) -> Rules:
+        """The same with the registry's record, which computes, in place of what is known without it."""
+        return self if self.method is None else dataclasses.replace(self, method=get_method(self.method.name))
 
     @property
     def signed(self) -> bool:
@@ -144,7 +149,7 @@ MERGEKIT_NAMES = frozenset(
 
 def method_names() -> tuple[str, ...]:
     """All that `merge_method` may say: mergekit's names, ours and our aliases."""
-    ours = [name for record in list_methods() for name in (record.name, *record.aliases)]
+    ours = [name for record in records() for name in (record.name, *record.aliases)]
     return tuple(dict.fromkeys([*ours, PASSTHROUGH]))
 
 
@@ -158,7 +163,7 @@ def rules_of(name: Any) -> Rules:
         raise bad("merge_method", name, "the name of a method", nearest(str(name), method_names()))
     if name == PASSTHROUGH:
         return Rules(name, None, **MERGEKIT[name])
-    record = get_method(name)
+    record = next(each for each in records() if name in (each.name, *each.aliases))
     found = MERGEKIT.get(name) or MERGEKIT.get(record.name)
     if found is not None:
         return Rules(name, record, **found)
