@@ -231,6 +231,17 @@ def test_low_rank_is_dense(name, data):
     assert close(merge(method, experts, base, **options), wanted, 1e-4 if method.matrix_only else 2e-5)
 
 
+@pytest.mark.parametrize("name", [n for n in METHODS if "rescale" in defaults(get_method(n)) and n not in SPECTRAL])
+@given(data=st.data())
+def test_low_rank_is_dense_where_sums_are_restored(name, data):
+    """Dropping has no form in factors: they are multiplied out, and the restored sums are the matrices'."""
+    method, vectors, base = data.draw(problems(name, matrix=True))
+    experts = factors_of(vectors, data)
+    options = {"rescale": "l1", "density": data.draw(st.sampled_from([0.2, 0.5, 0.9]))}
+    wanted = merge(method, torch.stack([expert.dense() for expert in experts]), base, **options)
+    assert close(merge(method, experts, base, **options), wanted, 1e-6)
+
+
 @pytest.mark.parametrize("name", obeying("gauge"))
 @given(data=st.data())
 def test_gauge(name, data):
