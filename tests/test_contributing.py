@@ -31,7 +31,7 @@ def median():
 def test_it_agrees_with_its_oracle(median):
     record, _ = median
     # With nothing but what that file has: an import of its own would be missing for whoever follows the document.
-    shown = MARKED["oracle"].run(**{**vars(oracles), "oracle": lambda function: function})
+    shown = MARKED["oracle"].run(**{**vars(oracles.consensus), "oracle": lambda function: function})
     for n_experts, shape in ((1, (3,)), (3, (4, 5)), (4, (2, 3, 2))):
         vectors = torch.randn(n_experts, *shape, generator=torch.Generator().manual_seed(0))
         wanted = shown["median"](vectors.double(), [1.0] * n_experts, scale=0.7)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
-from hf_merge3h.manifest import SCHEMA_VERSION
+from hf_merge3h.manifest import SCHEMA_VERSION, Manifest, load_manifest
 
 ROLES = ("helpfulness", "honesty", "harmlessness")
 SHA = {role: f"{number}" * 40 for number, role in enumerate(("base", *ROLES), start=1)}
@@ -91,3 +92,9 @@ def content(**more: Any) -> dict[str, Any]:
         ],
     }  # fmt: skip
     return copy.deepcopy({**made, **more})
+
+
+def again(folder: Path, **change: Any) -> None:
+    """Save a folder's manifest with other content."""
+    made = dict(load_manifest(folder).content)
+    Manifest({**made, **change}).save(folder)

@@ -10,7 +10,6 @@ import hf_merge3h
 from hf_merge3h.errors import RequestError
 from hf_merge3h.publishing.sections import handwritten
 from tests.engine.models import ROLES, llama, quiet, three_adapters, whole_experts
-from tests.publishing.test_hub import hub  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
@@ -68,7 +67,7 @@ def test_handwriting_outlives_peft(adapted, tmp_path):
     assert "PEFT" not in handwritten(text)
 
 
-def test_a_model_that_is_pushed_has_its_card(hub):  # noqa: F811
+def test_a_model_that_is_pushed_has_its_card(hub):
     _merged().push_to_hub("me/live")
     text = hub.repos["me/live"].files["README.md"].decode()
     assert "## Provenance" in text
@@ -78,7 +77,7 @@ def test_a_model_that_is_pushed_has_its_card(hub):  # noqa: F811
     assert hub.repos["me/live"].files["README.md"].decode().endswith("\nFrom the browser.\n")
 
 
-def test_the_report_publishes_what_was_saved(hub, tmp_path):  # noqa: F811
+def test_the_report_publishes_what_was_saved(hub, tmp_path):
     model = _merged()
     model.save_pretrained(tmp_path)
     assert "/me/live/commit/" in model.merge_report.push_to_hub("me/live")
