@@ -178,10 +178,7 @@ def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["methods", "no_such_method"], 2)])
-def test_a_process_of_its_own_ends_quickly_and_properly(arguments: list[str], status: int) -> None:
-    """What atexit was told is done, and what was printed arrives; only modules are not taken apart any more."""
-    code = """
+ENDING = """
 import atexit, sys
 from hf_merge3h import cli
 class Kept:
@@ -191,10 +188,22 @@ atexit.register(print, "at exit")
 sys.argv[0] = "hf-merge3h"
 cli.main()
 """
-    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["methods", "no_such_method"], 2)])
+def test_a_process_of_its_own_ends_quickly_and_properly(arguments: list[str], status: int) -> None:
+    """What atexit was told is done, and what was printed arrives; only modules are not taken apart any more."""
+    ran = subprocess.run([sys.executable, "-c", ENDING, *arguments], capture_output=True, text=True)
     assert ran.returncode == status
     assert ran.stdout.splitlines()[-1] == "at exit"
     assert (len(ran.stdout.splitlines()), len(ran.stderr.splitlines())) == ((2, 0) if status == 0 else (1, 1))
+
+
+def test_a_python_without_the_private_function_ends_as_usual() -> None:
+    code = f"import atexit; del atexit._run_exitfuncs\n{ENDING}"
+    ran = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert "at exit" in ran.stdout.splitlines()
+    assert ran.stderr == ""
 
 
 def test_a_profiled_process_ends_as_usual(tmp_path: Path) -> None:

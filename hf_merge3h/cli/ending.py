@@ -26,7 +26,11 @@ def quickly(run: Callable[[], None]) -> NoReturn:
     """Run, and end the process with its status: as `sys.exit` does, but the interpreter is not taken apart.
 
     Whatever wants more than `atexit` and flushed files gets the usual end: other threads, profilers, debuggers, a
-    message in place of a status, and files that cannot be flushed.
+    message in place of a status, and files that cannot be flushed; and a Python without `atexit._run_exitfuncs`.
+
+    That function is private, and no public one does its work: a function of our own that `atexit` calls last, and that
+    ends the process, has to be registered before all others, and what was registered before this package was imported
+    (by `site`, coverage, a script that calls `main`) would be passed over. `os._exit` alone passes over all of it.
     """
     status = 0
     try:
@@ -49,7 +53,8 @@ def quickly(run: Callable[[], None]) -> NoReturn:
 
 def _may_end() -> bool:
     return (
-        threading.active_count() == 1
+        hasattr(atexit, "_run_exitfuncs")
+        and threading.active_count() == 1
         and sys.getprofile() is None
         and sys.gettrace() is None
         and not sys.flags.inspect
