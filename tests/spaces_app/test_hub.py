@@ -15,7 +15,7 @@ import pytest
 from editing import RefusedError
 
 from tests.fake_hub import TOKEN, Repo
-from tests.publishing.test_hub import hub  # noqa: F401 - a fixture
+from tests.publishing.conftest import hub  # noqa: F401 - a fixture
 from tests.spaces_app.common import recipe
 
 # huggingface_hub 2.4's way to send a file, to its HTTP library's dislike: theirs to mend
