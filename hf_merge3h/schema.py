@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import bad, nearest
+from .errors import bad, near, nearest
 
 #: Keyword-only arguments that the engine supplies; they are no parameters of the user's.
 SUPPLIED: Mapping[str, str] = types.MappingProxyType(
@@ -104,9 +104,10 @@ class Parameter:
     def _check_one(self, value: Any) -> Any:
         if self.choices:
             if not isinstance(value, str) or value not in self.choices:
-                raise bad(self.name, value, self.expected, nearest(str(value), self.choices))
+                hint = nearest(str(value), self.choices) if near(str(value), self.choices) else ""
+                raise bad(self.name, value, self.expected, hint)
             return value
-        value = plain(value)
+        value = given = plain(value)
         if self.type is bool:
             if not isinstance(value, bool):
                 raise bad(self.name, value, self.expected)
@@ -123,7 +124,7 @@ class Parameter:
             except OverflowError:  # an integer of more than 308 digits
                 raise bad(self.name, value, self.expected) from None
         if math.isnan(value) or (self.range is not None and value not in self.range):
-            raise bad(self.name, value, self.expected)
+            raise bad(self.name, given, self.expected)
         return value
 
 

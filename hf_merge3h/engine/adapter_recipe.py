@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,11 @@ class AdapterPlan:
         size = (self.dtype or widest(adapter.dtype for adapter in self.adapters)).itemsize
         total = 0
         for name, spec in self.specs.items():
-            rows, columns = spec.shape[0], _numbers(spec.shape[1:])
+            rows, columns = spec.shape[0], math.prod(spec.shape[1:])
             ranks = [adapter.rank_of(name) for adapter in self.adapters if name in adapter.specs()]
             known = [rank for rank in ranks if rank is not None]
             if len(spec.shape) < 2 or len(known) < len(ranks):
-                total += _numbers(spec.shape) * size
+                total += math.prod(spec.shape) * size
             else:
                 total += (rows + columns) * sum(known) * size
         return total
@@ -205,12 +206,16 @@ def _experts(recipe: Recipe) -> tuple[str, dict[int, str]]:
     experts = {index: each for index, each in enumerate(recipe.models) if index != recipe.base and each.role}
     bases = {each.source for index, each in enumerate(recipe.models) if index in experts or index == recipe.base}
     if len(bases) > 1:
-        problems.add(f"these are several bases: {', '.join(sorted(bases))}")
+        problems.add(f"{recipe.at('out')}: these are several bases: {', '.join(sorted(bases))}")
     for each in experts.values():
         if len(each.adapters) != 1:
-            problems.add(f"{each.given or each.source}: expected one adapter: base+adapter, or the recipe's `adapters`")
-    if recipe.tokenizer is not None or recipe.chat_template is not None:
-        problems.add("an adapter has neither tokenizer nor chat template; leave them out")
+            name = each.given or each.source
+            problems.add(
+                f"{recipe.at(*each.path)}: {name}: expected one adapter: base+adapter, or the recipe's `adapters`"
+            )
+    for key in ("tokenizer_source", "tokenizer", "chat_template"):
+        if recipe.given.get(key) is not None:
+            problems.add(f"{recipe.at(key)}: an adapter has neither tokenizer nor chat template; leave {key} out")
     problems.raise_any()
     return next(iter(bases)), {index: each.adapters[0] for index, each in experts.items()}
 
@@ -260,22 +265,25 @@ def _one_setting(
     for job in ours:
         if any(name != job.name for _, name in job.inputs):
             raise RequestError(
-                f"{recipe.label}: out: adapter keeps the base's layers: no slices, but models or adapters"
+                f"{recipe.at('out')}: out: adapter keeps the base's layers: no slices, but models or adapters"
             )
         indices = tuple(index for index, _ in job.inputs)
         settings.setdefault(repr((job.method, indices, job.weights, sorted(job.parameters.items()))), job)
     if len(settings) > 1:
         one, two = list(settings.values())[:2]
         problems.add(
-            f"settings differ between {one.name!r} and {two.name!r} (a gradient or a filter), and adapters are merged "
-            "by one; give plain values, or merge into weights"
+            f"{recipe.at('out')}: settings differ between {one.name!r} and {two.name!r} (a gradient or a filter), and "
+            "adapters are merged by one; give plain values, or merge into weights"
         )
     if not settings:
         problems.add("they change no parameter of this base")
         problems.raise_any()
     job = next(iter(settings.values()))
     if {index for index, _ in job.inputs} != set(opened):
-        problems.add(f"{job.method} merges the base as one of the models: list the experts under `adapters`")
+        problems.add(
+            f"{recipe.at('merge_method')}: {job.method} merges the base as one of the models; an adapter comes of "
+            "experts under `adapters` and a method of task vectors"
+        )
     problems.raise_any()
     return job
 
@@ -286,35 +294,6 @@ def _check_method(plan: AdapterPlan) -> None:
     weights = method.bind_weights(plan.job.weights, len(plan.adapters))
     if "base" in method.needs or not method.takes_deltas(parameters, weights):
         raise RequestError(
-            f"{plan.recipe.label}: merge_method {method.name} needs whole weights, and adapters are task vectors; "
-            "leave `out: adapter` out, or take another method"
+            f"{plan.recipe.at('merge_method')}: merge_method {method.name} needs whole weights, and adapters are task "
+            "vectors; leave `out: adapter` out, or take another method"
         )
-
-
-def adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
-    """What would happen, as plain data; see `recipes.plan_facts`."""
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for spec in plan.specs.values():
-        entry = groups.setdefault((spec.shape,), {"tensors": 0})
-        entry.update(method=plan.job.method, shape=list(spec.shape), experts=len(plan.adapters))
-        entry["tensors"] += 1
-    largest = max((_numbers(spec.shape) for spec in plan.specs.values()), default=0)
-    return {
-        "recipe": plan.recipe.label,
-        "kind": "adapter",
-        "models": [adapter.label for adapter in plan.adapters],
-        "groups": list(groups.values()),
-        "tensors": len(plan.specs),
-        "bytes_read": plan.bytes_read,
-        "bytes_written": plan.bytes_written,
-        "peak_memory": 2 * plan.bytes_read + 4 * largest * (len(plan.adapters) + 2),
-        "warnings": list(plan.recipe.warnings),
-        "device": str(plan.device),
-    }
-
-
-def _numbers(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

@@ -21,9 +21,7 @@ _SVD = 20  # operations of a decomposition, times m n min(m, n)
 def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
     """What would happen, as plain data."""
     if not isinstance(plan, StreamPlan):
-        from .adapter_recipe import adapter_facts  # peft, which plans of whole checkpoints do without
-
-        return adapter_facts(plan)
+        return _adapter_facts(plan)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for step in plan.steps:
         key = (step.job.method, step.spec.shape, str(step.spec.dtype), len(step.inputs))
@@ -61,6 +59,28 @@ def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
         "device": str(plan.device),
         "layers": plan.layers if plan.layers is not None else plan.main.layers,
         "vocabulary": None if plan.vocabulary is None else plan.vocabulary.rows,
+    }
+
+
+def _adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
+    """The same of a merge of adapters."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for spec in plan.specs.values():
+        entry = groups.setdefault((spec.shape,), {"tensors": 0})
+        entry.update(method=plan.job.method, shape=list(spec.shape), experts=len(plan.adapters))
+        entry["tensors"] += 1
+    largest = max((math.prod(spec.shape) for spec in plan.specs.values()), default=0)
+    return {
+        "recipe": plan.recipe.label,
+        "kind": "adapter",
+        "models": [adapter.label for adapter in plan.adapters],
+        "groups": list(groups.values()),
+        "tensors": len(plan.specs),
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "peak_memory": 2 * plan.bytes_read + 4 * largest * (len(plan.adapters) + 2),
+        "warnings": list(plan.recipe.warnings),
+        "device": str(plan.device),
     }
 
 

@@ -55,12 +55,12 @@ class _Matcher:
 
     def __post_init__(self) -> None:
         problems = Problems(f"{self.recipe.label}: vocabularies cannot be matched")
-        for model in self.models:
+        for named, model in zip(self.recipe.models, self.models, strict=True):
             model.side_files(TOKENIZER_FILES)
             try:
                 self.tokens.append(read_tokens(model.found.folder, model.label))
             except RequestError as problem:
-                problems.add(str(problem))
+                problems.add(str(self.recipe.told(named, problem)))
         problems.raise_any()
 
     @property

@@ -18,6 +18,7 @@ from .lock import PATCHED_TORCH
 from .rows import Rows
 from .types import HubOptions, TensorSpec
 from .weights.checkpoint import Checkpoint
+from .weights.headers import ADAPTER_CONFIG
 from .weights.loading import check_folder
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ def _open_adapters(
             place = _resolve(source, hub)
         except RequestError as problem:
             raise wrong("adapter", source, problem.reason, type(problem)) if problem.reason else problem from None
-        name = f"{label}+{show(source)[1:-1]}"
+        name = f"{found.given}+{show(source)[1:-1]}"
         if place.kind != "adapter":
-            problems.add(f"{name}: is no adapter")
+            problems.add(f"{show(source)[1:-1]}: is no adapter; one has an {ADAPTER_CONFIG}")
             continue
         adapter = AdaptedBase(load_adapter(place.folder, skeleton, name), names, name)
         specs = checkpoint.specs()

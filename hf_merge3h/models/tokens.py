@@ -12,6 +12,12 @@ from typing import Any
 from ..errors import SourceError
 from .lock import PATCHED_TORCH
 
+#: One of these is there wherever a tokenizer is.
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -39,6 +45,8 @@ def read_tokens(folder: Path, label: str) -> Tokens:
     Raises:
         SourceError: there is none, or it cannot be read.
     """
+    if not any((folder / name).is_file() for name in _FILES):
+        raise SourceError(f"{label}: has no tokenizer, and vocabularies are matched by it; save one into {folder}")
     try:
         path = folder / "tokenizer.json"
         content = json.loads(path.read_text(encoding="utf-8") if path.is_file() else _converted(folder))

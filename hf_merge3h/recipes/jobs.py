@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import Problems, RequestError, bad, wrong
@@ -22,6 +23,8 @@ class JobMaker:
     def __init__(self, body: Body, problems: Problems) -> None:
         self.body, self.rules = body, body.rules.imported()
         self._problems = problems
+        known = self.rules.method.parameters if self.rules.method else ()
+        self._single = {each.name: replace(each, per_expert=False) for each in known}
         self._bound: dict[Any, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, inputs: Sequence[Input], levels: Levels, t: float) -> TensorJob:
@@ -123,9 +126,7 @@ class JobMaker:
             parameters[ours] = tuple(default if value is None else as_ours(rules, ours, value) for value in values)
         missing = [ours for ours in rules.required if ours not in parameters]
         if missing:
-            raise RequestError(
-                f"merge_method={rules.name} needs `{missing[0]}` under parameters; nothing says it for {name}"
-            )
+            raise RequestError(f"merge_method={rules.name} needs `{missing[0]}` under parameters; nothing says it")
         unit = 1.0 / len(experts) if record.unit_weights else 1.0
         weights = [unit if weight is None else weight for weight in given]
         # A share of 0 keeps nothing of an expert: mergekit takes that, our methods want a share to be above 0.
@@ -159,7 +160,7 @@ class JobMaker:
         if self.rules.name == "nuslerp":
             return self._settle(name, base, experts, {}, {}, [1.0] * len(experts))
         if parameters.get("normalize", True):
-            raise wrong("weight", 0.0, f"all are 0 for {name}; expected at least one that is not")
+            raise wrong("weight", 0.0, "that of every model is 0; expected one that is not")
         return _copy(name, experts[0], 0.0)
 
     def _bind(self, parameters: Mapping[str, Any], weights: tuple[float, ...]) -> Mapping[str, Any]:
@@ -167,6 +168,9 @@ class JobMaker:
         if key not in self._bound:
             record = self.rules.method
             assert record is not None
+            for name, value in parameters.items():  # one by one: a list is something else in a recipe
+                for each in value if isinstance(value, tuple) else (value,):
+                    self._single[name].check(each)
             record.check_experts(len(weights))
             bound = record.bind({name: _one(value) for name, value in parameters.items()}, len(weights))
             values = record.bind_weights(weights, len(weights))

@@ -73,6 +73,10 @@ def _conditions(
         if not isinstance(each, Mapping):
             problems.append(text.bad(here, each, "a mapping with value and filter, as its neighbours are"))
             return None
+        if not {"value", "filter"} & set(each):
+            remedy = "a value of one model stands under the `parameters` of that model"
+            problems.append(text.bad(here, each, "{filter: part of a name, value: ...}", remedy))
+            return None
         for key in each:
             if key not in ("value", "filter"):
                 problems.append(text.say((*here, key), f"is unknown; {nearest(key, ('value', 'filter'))}"))

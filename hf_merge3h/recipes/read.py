@@ -90,8 +90,9 @@ def _open(given: Any, label: str | None) -> Marked:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
         raise RequestError(
-            f"{label or path.name}: no UTF-8 text: byte {error.start} is {raw[error.start]:#x}"
+            f"{label or path.name}:{line}: no UTF-8 text: byte {error.start} is {raw[error.start]:#x}; save it as UTF-8"
         ) from error
     return parse(text, label or path.name)
 

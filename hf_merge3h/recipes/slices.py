@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import Problems, RequestError
 from .body import Body, Module, Slice, Source
@@ -48,10 +48,9 @@ def make_jobs(body: Body, shapes: Sequence[Shapes], counts: Sequence[int | None]
     for model in {source.model for module in body.modules for slice_ in module.slices for source in slice_.sources}:
         lost = [name for name in shapes[model] if part_of(name, names) is None]
         if lost:
-            problems.add(
-                f"{body.labels[model]}: {len(lost)} tensors, {lost[0]} the first, belong to none of the modules "
-                f"{', '.join(names)}; add a module `default`"
-            )
+            what = f"{len(lost)} tensors, {lost[0]} the first, belong to none of the modules {', '.join(names)}"
+            where = body.text.where(("modules",))
+            problems.add(f"{where}: {body.labels[model]}: {what}; add a module `default`")
     problems.raise_any()
     seen: set[str] = set()
     for job in jobs:
@@ -77,8 +76,16 @@ class _ModuleJobs:
     opened: Sequence[Opened]
     maker: JobMaker
     problems: Problems
+    asked: int = 0  # jobs that were to be made
+    refused: dict[str, list[str]] = field(default_factory=dict)  # the tensors of the others, by what is wrong with them
 
     def __call__(self) -> Iterator[TensorJob]:
+        yield from self._all()
+        for problem, names in self.refused.items():
+            some = f" (at {len(names)} tensors, {names[0]} the first)" if len(names) < self.asked else ""
+            self.problems.add(problem + some)
+
+    def _all(self) -> Iterator[TensorJob]:
         if self.module.length is None:
             yield from self._whole(self.module.slices[0])
             return
@@ -146,18 +153,20 @@ class _ModuleJobs:
                 yield TensorJob(name, PASSTHROUGH, ((source.model, own),), None, (1.0,), {"scale": 1.0})
                 return
             for source, own in absent:
-                self.problems.add(f"{self.body.labels[source.model]} has no tensor {own}, which another model has")
+                self._say(source, f"{self.body.labels[source.model]} has no tensor {own}, which another model has")
             return
         if not self._shapes_fit(name, inputs):
             return
         around = ((part.parameters, part.path) for part in (slice_, self.module))
         levels = Levels((*around, (self.body.parameters, ())))
+        self.asked += 1
         try:
             yield self.maker(name, inputs, levels, t)
         except RequestError as error:
             path, exact = self.maker.where(error, inputs, levels, t) or (slice_.path, False)
             text = self.body.text
-            self.problems.add(text.told(path, error) if exact else f"{text.where(path)}: {error}")
+            said = text.told(path, error) if exact else f"{text.where(path)}: {error}"
+            self.refused.setdefault(said, []).append(name)
 
     def _shapes_fit(self, name: str, inputs: Sequence[tuple[Source, str]]) -> bool:
         shapes = {self.body.labels[s.model]: self.opened[s.model].shapes[own] for s, own in inputs}
@@ -171,7 +180,7 @@ class _ModuleJobs:
         else:
             remedy = ""
         each = ", ".join(f"{list(shape)} in {label}" for label, shape in shapes.items())
-        self.problems.add(f"{name} has different shapes: {each}{remedy}")
+        self._say(inputs[0][0], f"{name} has different shapes: {each}{remedy}")
         return False
 
     def _ranges_fit(self) -> bool:
@@ -183,7 +192,9 @@ class _ModuleJobs:
                 self._say(source, f"{self.body.labels[source.model]} has no layers that its tensor names show")
                 fits = False
             elif high > count:
-                self._say(source, f"layer_range=[{low}, {high}]: expected numbers of at most {count}, the layers there")
+                path = (*source.path, "layer_range")
+                expected = f"numbers of at most {count}, the layers there"
+                self.problems.add(self.body.text.bad(path, [low, high], expected))
                 fits = False
         return fits
 

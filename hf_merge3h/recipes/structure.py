@@ -31,7 +31,12 @@ class _Reader:
         page, data = self.page, self.data
         forms = [form for form in _FORMS if data.get(form) is not None]
         if len(forms) != 1:
-            page.say((), f"a recipe has one of {', '.join(_FORMS)}, and this one has {' and '.join(forms) or 'none'}")
+            empty = [form for form in _FORMS if form in data] if not forms else []
+            for each in empty:
+                page.say((each,), "is empty")
+            if not empty:
+                has = " and ".join(forms) or "none"
+                page.say((), f"a recipe has one of {', '.join(_FORMS)}, and this one has {has}")
             return None
         form = forms[0]
         given: dict[str, Any] = {form: data[form]}

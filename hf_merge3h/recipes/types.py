@@ -104,6 +104,10 @@ class Recipe:
     warnings: tuple[str, ...] = ()
     text: Marked = field(default=Marked({}, "recipe"), compare=False, repr=False)
 
+    def at(self, *path: str | int) -> str:
+        """File and line of what these keys and indices lead to, or of the nearest thing around it."""
+        return self.text.where(path)
+
     def told(self, model: ModelReference, error: RequestError) -> RequestError:
         """An error in opening a model, or the adapter that it is about, with the place where the recipe names that."""
         adapters = dict(zip(model.adapters, model.adapter_paths, strict=False))

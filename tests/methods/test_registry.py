@@ -145,7 +145,7 @@ def test_unknown_parameters():
     ("name", "parameters", "message"),
     [
         ("ties", {"density": 1.5}, "density=1.5: expected a number in (0, 1], or one for each expert"),
-        ("ties", {"density": 0}, "density=0.0: expected"),
+        ("ties", {"density": 0}, "density=0: expected"),
         ("ties", {"density": float("nan")}, "density=nan: expected"),
         ("ties", {"density": "high"}, "density='high': expected"),
         ("ties", {"density": True}, "density=True: expected"),

@@ -123,7 +123,10 @@ def test_weights_of_zero_leave_the_base():
             "merge_method: linear\nbase_model: b\nmodels: [{model: x, parameters: {weight: 1}}]",
             "has no weight: list it",
         ),
-        ("merge_method: linear\nmodels: [x, y]\nparameters: {weight: 0}", "parameters.weight=0.0: all are 0"),
+        (
+            "merge_method: linear\nmodels: [x, y]\nparameters: {weight: 0}",
+            "parameters.weight=0.0: that of every model is 0",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(text, message):

@@ -53,7 +53,11 @@ def test_a_recipe_and_its_jobs_can_be_sent_to_another_process():
 @pytest.mark.parametrize(
     ("text", "models", "message"),
     [
-        (STACK, (llama(4), llama(3)), r"recipe:5: layer_range=\[1, 4\]: expected numbers of at most 3"),
+        (
+            STACK,
+            (llama(4), llama(3)),
+            r"recipe:5: slices\[1\]\.sources\[0\]\.layer_range=\[1, 4\]: expected numbers of at most 3",
+        ),
         ("merge_method: linear\nmodels: [a, b]", (llama(4), llama(3)), "a has 4, b has 3 layers; use slices"),
         (
             "merge_method: linear\nmodels: [a, b]",

@@ -54,7 +54,7 @@ def test_a_wrong_value_names_its_line_and_a_remedy():
     text = "merge_method: ties\nbase_model: me/base\nadapters: {a: me/a}\nparameters:\n  density: 3\n"
     recipe, (problem,) = form.read(text)
     assert recipe is None
-    assert (problem.line, problem.text) == (5, "density=3.0: expected a number in (0, 1], or one for each expert")
+    assert (problem.line, problem.text) == (5, "density=3: expected a number in (0, 1], or one for each expert")
     _, (problem,) = form.read(text.replace("ties", "tiez").replace("density: 3", "density: 0.3"))
     assert (problem.line, problem.remedy) == (1, "did you mean 'ties'?")
     _, (problem,) = form.read("merge_method: ties\nmodels: [a\n")
