@@ -180,11 +180,13 @@ def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path,
 
 ENDING = """
 import atexit, sys
+from huggingface_hub.utils import tqdm
 from hf_merge3h import cli
 class Kept:
     def __del__(self): print("taken apart")
 sys.kept = Kept()
 atexit.register(print, "at exit")
+tqdm(disable=True)  # its clock is a thread; every merge starts it
 sys.argv[0] = "hf-merge3h"
 cli.main()
 """

@@ -52,9 +52,10 @@ def quickly(run: Callable[[], None]) -> NoReturn:
 
 
 def _may_end() -> bool:
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
     return (
         hasattr(atexit, "_run_exitfuncs")
-        and threading.active_count() == 1
+        and all(type(each).__module__.startswith("tqdm") for each in others)  # its clock, which `atexit` ends
         and sys.getprofile() is None
         and sys.gettrace() is None
         and not sys.flags.inspect

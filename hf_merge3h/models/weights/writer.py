@@ -22,6 +22,10 @@ from ..types import TensorSpec
 from .ahead import FileHash
 from .headers import INDEX, SAFE_NAMES, WEIGHTS
 
+# Bytes. Linux makes a run of pages of what is written at once, and runs of a megabyte were five times as slow to write
+# on a virtual machine, most likely because its host takes long free runs back (docs/LOG.md).
+_AT_ONCE = 1 << 17
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -134,7 +138,7 @@ class ShardWriter:
             file = self._file(shard.file)
             file.seek(start + self._written[name])
             while len(data):  # a full disk may take a part
-                count = file.write(data)
+                count = file.write(data[:_AT_ONCE])
                 self._written[name] += count
                 data = data[count:]
         if self._written[name] == self._sizes[name]:

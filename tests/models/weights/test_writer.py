@@ -97,6 +97,14 @@ def test_the_index_is_that_of_transformers(tmp_path: Path) -> None:
     assert index["weight_map"].keys() == TENSORS.keys()
 
 
+def test_a_large_part_is_written_in_several_goes(tmp_path: Path) -> None:
+    large = torch.arange(100_003)
+    writer = ShardWriter(tmp_path, plan_shards({"a": TensorSpec((100_003,), large.dtype)}, 10**9), hashes=False)
+    writer.write("a", large)
+    writer.close()
+    assert torch.equal(Checkpoint(tmp_path, "x").load("a"), large)
+
+
 @pytest.mark.parametrize("size", ["", "0", "-1", "lots", "GB", "5XB", True, 0, "inf", "nan"])
 def test_sizes_that_are_none(size: object) -> None:
     with pytest.raises(RequestError, match="max_shard_size="):
