@@ -19,11 +19,14 @@ def is_short(precision: str) -> bool:
 
 
 def products(precision: str) -> contextlib.AbstractContextManager[object]:
-    """A block whose products are formed so; weights and sums stay as they are."""
+    """A block whose products are formed so; weights and sums stay as they are.
+
+    What is rounded is not kept: what is trained in such a block would be asked by its first weights for ever.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=is_short(precision))
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=is_short(precision), cache_enabled=False)
 
 
 def round_products(model: torch.nn.Module) -> None:
