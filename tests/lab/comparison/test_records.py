@@ -1,4 +1,4 @@
-"""Records of runs: what is none is refused, and the numbers in docs/LAB.md are those of the ones that are kept."""
+"""Records of runs: what is none is refused, and the numbers in docs are those of the ones that are kept."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ PLACES = (3, 3, 2, 2, 2)  # decimals of the data sets, in the tables' order
 
 
 @pytest.mark.parametrize(
-    ("file", "split", "title"),
+    ("file", "place", "split", "page", "title"),
     [
-        ("whole-2", "test", "### Whole fine-tunes, all three H's"),
-        ("whole", "test", "### Whole fine-tunes, the first run"),
-        ("whole", "development", "### Whole fine-tunes: the ablation"),
+        ("whole-3", "static/full", "test", "LAB.md", "### Whole fine-tunes, static"),
+        ("whole-3", "static/full", "development", "LAB.md", "### The ablation"),
+        ("whole-2", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, all three H's"),
+        ("whole", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, the first run"),
+        ("whole", "static/full", "development", "LAB_EARLIER.md", "## Whole fine-tunes: the ablation"),
     ],
 )
-def test_the_tables_are_those_of_the_records(file, split, title):
+def test_the_tables_are_those_of_the_records(file, place, split, page, title):
     arenas = Findings.of(Records.read(DOCS / "lab" / f"{file}.json.gz")).arenas
-    models = {arena.split: arena for arena in arenas}[split].models
-    text = (DOCS / "LAB.md").read_text(encoding="utf-8").split(title, 1)[1].split("\n### ", 1)[0]
+    models = {(arena.place, arena.split): arena for arena in arenas}[place, split].models
+    level = title.split()[0]
+    text = (DOCS / page).read_text(encoding="utf-8").split(title, 1)[1].split(f"\n{level} ", 1)[0]
     table = text.split("| recovery of helpfulness", 1)[1].split("\n\n", 1)[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     assert len(rows) == len(models)
     for name, *cells in rows:
-        label = re.sub(r"`| \(reconstruction\)", "", name).replace("mixture, heuristic", "mix: heuristic")
+        label = re.sub(r"`| \(reconstruction\)", "", name).replace("mixture, ", "mix: ")
         means = [fmean(values.values()) for values in models[label].values()]
         assert cells[:5] == [f"{mean:.{places}f}" for mean, places in zip(means, PLACES, strict=True)], label
 
