@@ -8,7 +8,6 @@ tokens; the head behind the last places as a slice and as indices. The answers o
 """
 
 import argparse
-import contextlib
 import time
 
 import torch
@@ -73,10 +72,9 @@ def main():
 
         options.model = base_model_path()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    with torch.enable_grad():
-        for name, way in (("float32", contextlib.nullcontext()), ("autocast", products("bfloat16"))):
-            with way:
-                print(f"training step, {name:<10} {best(trained(model), options.repeats):.2f} s")
+    for precision in ("float32", "bfloat16"):
+        with products(precision):
+            print(f"training step, {precision:<10} {best(trained(model), options.repeats):.2f} s")
     model.requires_grad_(False)
     said = {}
     for name, precision in (("float32", "float32"), ("autocast", "bfloat16"), ("rounded", "bfloat16")):

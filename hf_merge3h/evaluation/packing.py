@@ -111,8 +111,10 @@ def packed_scores(opened: Opened, before: Ids, parts: Sequence[Ids]) -> list[lis
 
 
 def last(count: int, width: int, device: Any) -> Any:
-    """`logits_to_keep` of the last places, as indices: behind a slice of them a product copies the whole head, once a
-    row, which takes 8 times as long as the product itself in bfloat16 on CPUs.
+    """`logits_to_keep` of the last `count` of `width` places, as indices [count].
+
+    Behind a slice of them, which a number makes, the product for a single row copies the whole head: 8 times as long as
+    the product itself in bfloat16 on a CPU with AMX (docs/LOG.md).
     """
     import torch
 

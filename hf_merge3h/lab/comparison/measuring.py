@@ -83,7 +83,10 @@ def merged(job: Job, variant: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
-    """Run a suite on one model; the training questions of all experts, as far as recorded, are left out."""
+    """Run a suite on one model; the training questions of all experts, as far as recorded, are left out.
+
+    In bfloat16 a live model's linear layers stay rounded: it is asked and dropped.
+    """
     import torch
     from transformers import AutoTokenizer
 

@@ -32,8 +32,8 @@ def products(precision: str) -> contextlib.AbstractContextManager[object]:
 def round_products(model: torch.nn.Module) -> None:
     """Round the weights of linear layers to bfloat16, once, as autocast does at each call: the same bits.
 
-    Autocast keeps what it rounded only where gradients are wanted, so generation would spend most of its time in
-    rounding. What shares such a weight, as embeddings do, keeps it in float32.
+    Where models are asked it keeps nothing that it rounded, and generation would spend half of its time in rounding.
+    What shares such a weight, as embeddings do, keeps it in float32.
     """
     import torch
 

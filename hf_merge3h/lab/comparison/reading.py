@@ -221,9 +221,8 @@ class _Reader:
 
     def _asked(self, path: Path, datasets: Sequence[str]) -> None:
         tasks = read_suite(path).tasks
-        if not all(self._known("evaluation.datasets", name, list(tasks)) for name in datasets):
-            return
-        for name in datasets or tasks:
+        known = [name for name in datasets if self._known("evaluation.datasets", name, list(tasks))]
+        for name in known if datasets else tasks:
             if not can_score(tasks[name]):  # an evaluation says so in its report and goes on; nobody reads those here
                 self.problems.add(
                     f"{path}: datasets.{name}.key={tasks[name].key!r}: expected a key of {tasks[name].metric} "

@@ -222,6 +222,9 @@ def test_a_set_whose_figure_is_no_mean_over_items_is_refused(tmp_path):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(RequestError, match=r"datasets.rules.key='inst_level_strict_acc': expected a key of instruct"):
         read_lab(file)
+    file = small.lab(tmp_path, evaluation={"test": "suite/tiny.yaml", "datasets": ["glod", "fcts"]})
+    with pytest.raises(RequestError, match=r"(?s)'glod' is unknown.*'fcts' is unknown"):  # all at once
+        read_lab(file)
     file = small.lab(tmp_path, evaluation={"test": "suite/tiny.yaml", "datasets": ["gold"]})
     path.write_text(yaml.safe_dump(content))
     assert read_lab(file).datasets == ("gold",)  # what is not asked does not matter
