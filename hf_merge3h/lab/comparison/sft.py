@@ -72,7 +72,6 @@ def train(job: Job) -> dict[str, Any]:
 def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTTrainer
 
     settings = job.settings
     source = base_folder(job.step.paths["base"])
@@ -89,7 +88,7 @@ def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
     with warnings.catch_warnings():
         # PEFT 0.21.2 asks transformers 5.23 by an old name; neither is ours to mend
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        trainer = SFTTrainer(
+        trainer = _trainer()(
             model=model,
             args=_arguments(settings, job.out / "checkpoints"),
             train_dataset=trl_dataset(examples, tokenizer.chat_template is not None),
@@ -100,6 +99,27 @@ def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
     curve = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     _save(trainer.model, tokenizer, job, whole)
     return curve
+
+
+def _trainer() -> Any:
+    """TRL's trainer, which without Triton asks the head at every place: on a CPU here at those of the answers alone."""
+    from torch.nn.functional import cross_entropy
+    from trl import SFTTrainer
+
+    class OfAnswers(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[no-untyped-def]
+            if not self.args.use_cpu or return_outputs:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            labels = inputs["labels"][:, 1:]
+            asked = labels != -100
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            with head.register_forward_pre_hook(lambda _, given: given[0][:, :-1][asked]):
+                shown = {name: value for name, value in inputs.items() if name != "labels"}
+                logits = model(**shown, use_cache=False).logits
+            loss = cross_entropy(logits.float(), labels[asked], reduction="sum")
+            return loss / (num_items_in_batch or asked.sum()).clamp(min=1)
+
+    return OfAnswers
 
 
 def _arguments(settings: Mapping[str, Any], folder: Path) -> Any:
