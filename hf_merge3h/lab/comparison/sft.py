@@ -88,7 +88,7 @@ def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
     with warnings.catch_warnings():
         # PEFT 0.21.2 asks transformers 5.23 by an old name; neither is ours to mend
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        trainer = _trainer()(
+        trainer = trainer_class()(
             model=model,
             args=_arguments(settings, job.out / "checkpoints"),
             train_dataset=trl_dataset(examples, tokenizer.chat_template is not None),
@@ -101,7 +101,7 @@ def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
     return curve
 
 
-def _trainer() -> Any:
+def trainer_class() -> Any:
     """TRL's trainer, which without Triton asks the head at every place: on a CPU here at those of the answers alone."""
     from torch.nn.functional import cross_entropy
     from trl import SFTTrainer

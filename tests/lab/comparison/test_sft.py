@@ -45,7 +45,7 @@ def test_the_loss_of_the_answers_alone_is_trls(tmp_path, monkeypatch, kind):
     assert len(asked) == 4
     assert max(asked) <= 3 * answers
 
-    monkeypatch.setattr(sft, "_trainer", lambda: SFTTrainer)
+    monkeypatch.setattr(sft, "trainer_class", lambda: SFTTrainer)
     known_curve, known = trained(tmp_path / "trl", kind)
     assert curve == pytest.approx(known_curve, abs=2e-4)
     assert max(curve) > 2
