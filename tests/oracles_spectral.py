@@ -202,8 +202,8 @@ def knots_dare(tasks, weights, *, density, rescale, scale, keys, **_):
 
 
 @oracle
-def wudi(tasks, weights, *, scale, **_):
-    """The normal equations solved as the least-squares problem that they come from."""
+def wudi(tasks, weights, *, ridge, scale, **_):
+    """The least-squares problem that the normal equations come from; the ridge is one more task, with white inputs."""
     shares = [np.linalg.norm(task) for task in tasks]
     known = [(task / share, share) for task, share in zip(tasks, shares, strict=True) if share]
     if not known:
@@ -211,4 +211,7 @@ def wudi(tasks, weights, *, scale, **_):
     # min_D sum_t |(D - D_t) X_t^T|^2 with X_t = D_t / |D_t|: stack the X_t and solve X D^T = Y.
     stacked = np.concatenate([unit for unit, _ in known], 0)
     targets = np.concatenate([unit @ (share * unit).T for unit, share in known], 0)
+    if ridge:
+        stacked = np.concatenate([stacked, ridge**0.5 * np.eye(stacked.shape[1])], 0)
+        targets = np.concatenate([targets, ridge**0.5 * sum(tasks).T], 0)
     return scale * (np.linalg.pinv(stacked, rcond=max(tasks[0].shape) * EPS) @ targets).T

@@ -18,6 +18,7 @@ from ..oracles_spectral import ORACLES
 SPECTRAL = sorted(ORACLES)
 SHAPES = [(9, 9), (6, 14), (14, 6), (30, 20)]
 VALUES = {
+    "ridge": [0.3, 1e-3],
     "scale": [0.7, -1.5],
     "granularity": ["channel", "entry", "layer"],
     "outliers": ["boost", "none"],
@@ -130,6 +131,19 @@ def test_the_published_procedure(name):
     assert distance(merge(name, vectors, reference=True), merge(name, vectors)) < 1e-5
     lora = factors((16, 12), [2, 2, 2])
     assert distance(merge(name, lora, reference=True), merge(name, lora)) > 0.1  # what the truncation is for
+
+
+def test_a_ridge_keeps_wudi_where_the_experts_are():
+    """Spectra that fall, as those of whole fine-tunes do: the exact solution is divided by next to nothing."""
+    generator = torch.Generator().manual_seed(0)
+    falling = torch.logspace(0, -6, 24)
+    axes = [torch.linalg.qr(torch.randn(24, 24, generator=generator))[0] for _ in range(6)]
+    vectors = torch.stack([axes[2 * k] * falling @ axes[2 * k + 1].mT for k in range(3)])
+    total = vectors.sum(0)
+    sizes = [torch.linalg.norm(merge("wudi", vectors, ridge=ridge)) for ridge in (0.0, 0.1)]
+    assert sizes[0] > 2 * torch.linalg.norm(total)
+    assert sizes[1] < 1.3 * torch.linalg.norm(total)
+    assert distance(merge("wudi", vectors, ridge=1e6), total) < 1e-5
 
 
 # -- rank -------------------------------------------------------------------------------------------------------------
