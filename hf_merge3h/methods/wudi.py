@@ -14,10 +14,11 @@ from ..linalg.svd import block_diagonal, falling_eigh
 from ..registry import Range, method
 from .arithmetic import Scale
 
-# A task's inputs are estimated by the rows of its delta; the loss sum_t c_t |(D - D_t) D_t^T|_F^2 is quadratic, and its
-# minimum solves D (sum c_t D_t^T D_t) = sum c_t D_t D_t^T D_t. Of the solutions, the least is the pseudo-inverse's. Where
-# the experts' spectra fall far, as those of whole fine-tunes do, it is divided by next to nothing and many times as large
-# as any D_t; `ridge` adds r |D - sum_t D_t|^2 to the loss, which binds just those directions to the sum.
+# A task's inputs are estimated by the rows of its delta; the loss sum_t c_t |(D - D_t) D_t^T|_F^2 is quadratic, and
+# its minimum solves D (sum c_t D_t^T D_t) = sum c_t D_t D_t^T D_t. Of the solutions, the least is the pseudo-
+# inverse's. Where the experts' spectra fall far, as those of whole fine-tunes do, it is divided by next to nothing and
+# many times as large as any D_t; `ridge` adds r |D - sum_t D_t|^2 to the loss, which binds just those directions to
+# the sum.
 
 
 def inverse(gram: Float[Tensor, "*batch k k"], m: int, n: int, ridge: float) -> Float[Tensor, "*batch k k"]:
