@@ -6,7 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hf_merge3h.manifest import SCHEMA_VERSION, Manifest, load_manifest
+from hf_merge3h.publishing.card import make_card
 
 ROLES = ("helpfulness", "honesty", "harmlessness")
 SHA = {role: f"{number}" * 40 for number, role in enumerate(("base", *ROLES), start=1)}
@@ -98,3 +101,13 @@ def again(folder: Path, **change: Any) -> None:
     """Save a folder's manifest with other content."""
     made = dict(load_manifest(folder).content)
     Manifest({**made, **change}).save(folder)
+
+
+def card_of(made: dict[str, Any], **options: Any) -> str:
+    """The card of a manifest's content."""
+    return make_card(Manifest(made), **options)
+
+
+def front_of(text: str) -> dict[str, Any]:
+    """A card's metadata."""
+    return dict(yaml.safe_load(text.split("---\n")[1]))

@@ -2,7 +2,6 @@ import json
 import re
 
 import pytest
-import yaml
 from markdown_it import MarkdownIt
 
 from hf_merge3h.errors import SourceError
@@ -10,18 +9,9 @@ from hf_merge3h.manifest import FILE, Manifest, load_manifest
 from hf_merge3h.publishing import metadata as meta
 from hf_merge3h.publishing import tables
 from hf_merge3h.publishing.card import ORDER, PICTURES, make_card, write_card
-from hf_merge3h.publishing.facts import facts_of
-from tests.publishing.manifests import ROLES, SHA, block, card, content, dataset, evaluation, model
+from tests.publishing.manifests import ROLES, SHA, block, card_of, content, dataset, evaluation, front_of
 
 EVIL = "<script>alert(1)</script>"
-
-
-def _card(made, **options):
-    return make_card(Manifest(made), **options)
-
-
-def _front(text):
-    return yaml.safe_load(text.split("---\n")[1])
 
 
 def _html(text):
@@ -30,7 +20,7 @@ def _html(text):
 
 
 def test_every_section_is_there():
-    text = _card(content(evaluation=evaluation()))
+    text = card_of(content(evaluation=evaluation()))
     assert re.findall(r"<!-- merge3h:(\w+) -->", text) == list(ORDER)
     for said in (
         "R-TSVM (RESM) of helpfulness, honesty and harmlessness", "A reconstruction", "apply_chat_template",
@@ -43,7 +33,7 @@ def test_every_section_is_there():
 
 def test_regressions_come_first():
     better = dataset("Fine", paired=[])
-    text = _card(content(evaluation=evaluation(datasets=[better, dataset()])))
+    text = card_of(content(evaluation=evaluation(datasets=[better, dataset()])))
     assert "Worse than a parent in 1 of 2 comparisons" in text
     results = text.partition("## Results")[2]
     assert results.index("| GSM8K") < results.index("| Fine")
@@ -57,93 +47,25 @@ def test_what_an_evaluation_really_looks_like():
         "safe_lookalikes", dataset_id="safe_lookalikes.jsonl", dataset_revision="0.3.3", dimension="over_refusal",
         h="harmlessness", metric="refusal_rate", key="over_refusal_rate", direction="lower", n=12, paired=[],
     )  # fmt: skip
-    text = _card(content(evaluation=evaluation(datasets=[made], date="2026-11-26T17:37:15+00:00")))
+    text = card_of(content(evaluation=evaluation(datasets=[made], date="2026-11-26T17:37:15+00:00")))
     assert "No data set of this evaluation measures helpfulness and honesty." in text
     assert "Suite `quick`, 2026-11-26. Judge" in text
     assert ": over refusal rate ↓ | 12 |" in text
     assert "nothing got worse beyond chance, on as few as 12 questions each" in text
-    told = _front(text)["model-index"][0]["results"][0]["dataset"]
+    told = front_of(text)["model-index"][0]["results"][0]["dataset"]
     assert told == {"name": "safe_lookalikes", "type": "safe_lookalikes", "split": "test"}
     large = evaluation(datasets=[dataset(paired=[])])
-    assert "as few as" not in _card(content(evaluation=large))
+    assert "as few as" not in card_of(content(evaluation=large))
 
 
 def test_values_that_all_agree_have_no_interval():
     made = dataset(title="GSM8K problems")
     made["values"]["merged"].update(value=1.0, low=None, high=None)
     made["paired"][0].update(low=None, high=None)
-    results = _card(content(evaluation=evaluation(datasets=[made]))).partition("## Results")[2].partition("## ")[0]
+    results = card_of(content(evaluation=evaluation(datasets=[made]))).partition("## Results")[2].partition("## ")[0]
     assert "| **1.000** | 0.250 [0.200, 0.300] |" in results
     assert re.search(r"\| GSM8K problems \| base \| [a-z ]+ \| \+0.250 \|", results)
     assert "not recorded" not in results
-
-
-def test_metadata():
-    data = _front(_card(content(evaluation=evaluation()), name="me-merged"))
-    assert data["base_model"] == ["me/small", *(f"me/{role}" for role in ROLES)]
-    assert data["base_model_relation"] == "merge"
-    assert (data["library_name"], data["pipeline_tag"], data["license"]) == (
-        "transformers", "text-generation", "apache-2.0",
-    )  # fmt: skip
-    assert data["language"] == ["en"]
-    assert data["tags"] == ["merge", "merge_3h", "r_tsvm"]
-    assert data["model-index"][0]["name"] == "me-merged"
-    assert meta.problems(data) == []
-
-
-def test_metadata_survives_the_hubs_own_types():
-    from huggingface_hub import ModelCard, ModelCardData
-
-    text = _card(content(evaluation=evaluation()))
-    data = _front(text)
-    found = ModelCard(text).data
-    assert found.to_dict() == ModelCardData(**data).to_dict() == data
-    result = found.eval_results[0]
-    assert (result.dataset_type, result.metric_value, result.dataset_revision) == ("openai/gsm8k", 0.5, "0" * 40)
-
-
-def test_an_adapter_names_its_base_alone():
-    adapter = {"source": "me/lora", "commit": "9" * 40, "card": card("mit")}
-    carrier = {"commit": SHA["base"], "adapters": [adapter]}
-    models = [model("base"), *(model(role, source="me/small", **carrier) for role in ROLES)]
-    text = _card(content(kind="adapter", models=models))
-    data = _front(text)
-    assert (data["base_model"], data["base_model_relation"], data["library_name"]) == (["me/small"], "adapter", "peft")
-    assert "AutoPeftModelForCausalLM" in text
-    assert "carries the adapter" not in text  # it is the base, which is in the table once
-    models[1]["source"] = "me/another"
-    assert text.count("me/lora") == _card(content(kind="adapter", models=models)).count("me/lora")
-    assert "carries the adapter" in _card(content(kind="adapter", models=models))
-
-
-def test_languages_and_licence_only_where_all_agree():
-    models = [model("base"), model("honesty", card=card("mit", language=["de"])), model("harmlessness")]
-    data = _front(_card(content(models=models)))
-    assert "language" not in data
-    assert data["license"] == "apache-2.0"
-    models[1]["card"] = card(None)
-    assert "license" not in _front(_card(content(models=models)))
-
-
-def test_a_conflict_leaves_the_licence_empty_and_names_both_clauses():
-    models = [
-        model("base"),
-        model("honesty", card=card("cc-by-sa-4.0")),
-        model("harmlessness", card=card("cc-by-nc-4.0")),
-    ]
-    text = _card(content(models=models, permission={"reason": "They *said* yes", "date": "2026-11-24"}))
-    assert "license" not in _front(text)
-    assert "**Conflict: a person has to decide.**" in text
-    assert "`cc-by-sa-4.0`, share-alike" in text
-    assert "`cc-by-nc-4.0`, non-commercial" in text
-    assert r"They \*said\* yes" in text
-
-
-def test_other_licences_are_named_and_linked():
-    named = card("other", license_name="qwen")
-    data = _front(_card(content(models=[model("base", card=named)])))
-    assert (data["license"], data["license_name"]) == ("other", "qwen")
-    assert data["license_link"].startswith("https://")
 
 
 def test_what_is_missing_reads_not_recorded():
@@ -155,40 +77,12 @@ def test_what_is_missing_reads_not_recorded():
         each["hashes"] = "not recorded"
         del each["card"]
     made["output"]["hashes"] = "not recorded"
-    text = _card(made)
+    text = card_of(made)
     assert "Diagnostics: not recorded" in text
     assert "The licence of a parent is not recorded" in text
     assert "| not recorded |" in text
     assert "/home/me" not in text
-    assert "base_model" not in _front(text)
-
-
-def test_whole_split_results_feed_the_hubs_leaderboards():
-    from huggingface_hub import parse_eval_result_entries
-
-    found = meta.eval_results(facts_of(Manifest(content(evaluation=evaluation()))))
-    entry = parse_eval_result_entries(found["gsm8k.yaml"])[0]
-    assert (entry.dataset_id, entry.task_id, entry.value, entry.date) == ("openai/gsm8k", "gsm8k", 50.0, "2026-11-24")
-    part = evaluation(
-        datasets=[
-            dataset(n=100), dataset(dataset_id="me/other"),
-            dataset(metric="gold_log_likelihood", key="log_likelihood"),  # the same records, and no accuracy
-        ]
-    )  # fmt: skip
-    assert meta.eval_results(facts_of(Manifest(content(evaluation=part)))) == {}
-    assert meta.eval_results(facts_of(Manifest(content()))) == {}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"base_model": ["no id"]}, {"base_model_relation": "child"}, {"pipeline_tag": "chatting"}, {"license": "mine"},
-        {"license": "other"}, {"language": ["english"]}, {"tags": [""]}, {"model-index": [{"results": []}]},
-        {"model-index": [{"name": "x", "results": [{"task": {"type": "t"}, "dataset": {"name": "x"}}]}]},
-    ],
-)  # fmt: skip
-def test_the_hubs_rules_are_held(wrong):
-    assert meta.problems(wrong)
+    assert "base_model" not in front_of(text)
 
 
 HOSTILE = [
@@ -203,15 +97,15 @@ HOSTILE = [
 def test_hostile_texts_are_escaped_everywhere(text):
     made = content(evaluation=evaluation())
     poisoned = _poison(made, text)
-    shown = _card(poisoned, name=text, place=text)
+    shown = card_of(poisoned, name=text, place=text)
     html = _html(shown)
     assert "<script" not in html.replace("&lt;script", "")
     assert "<img" not in html
     assert "javascript:" not in "".join(re.findall(r'(?:href|src)="([^"]*)"', html))
     assert "onerror" not in "".join(re.findall(r"<[^>]*>", html))
     assert html.count("<h2>") == 8  # the eight sections after the title, and no more
-    assert set(_front(shown)) <= {*meta.KEYS}
-    assert meta.problems(_front(shown)) == []
+    assert set(front_of(shown)) <= {*meta.KEYS}
+    assert meta.problems(front_of(shown)) == []
     assert make_card(Manifest(poisoned), name=text, place=text, old=shown) == shown  # the markers still pair
 
 
@@ -289,18 +183,18 @@ def test_a_truncated_manifest(tmp_path):
 
 def test_deep_models_show_the_ends(tmp_path):
     party = {"roles": list(ROLES), "total": block("whole model"), "blocks": [block(f"layer.{n}") for n in range(80)]}
-    text = _card(content(diagnostics=[party]))
+    text = card_of(content(diagnostics=[party]))
     assert "… 56 more" in text
     assert "`layer.79`" in text
 
 
 def test_tables_leave_out_what_every_row_says_and_what_no_interval_has_use_for():
-    results = _card(content(evaluation=evaluation(datasets=[dataset(title="Sums")]))).partition("## Results")[2]
+    results = card_of(content(evaluation=evaluation(datasets=[dataset(title="Sums")]))).partition("## Results")[2]
     assert re.search(r"\| \*\*\d\.\d{3}\*\*", results)  # at least one interval narrower than 0.1
     wide = dataset(title="Sums")
     for each in wide["values"].values():
         each.update(value=0.5, low=0.3, high=0.7)
-    results = _card(content(evaluation=evaluation(datasets=[wide]))).partition("## Results")[2]
+    results = card_of(content(evaluation=evaluation(datasets=[wide]))).partition("## Results")[2]
     assert "| **0.50** [0.30, 0.70] |" in results
     assert tables._own_names(["model.layers.0", "model.layers.1"]) == {
         "model.layers.0": "layers.0", "model.layers.1": "layers.1",

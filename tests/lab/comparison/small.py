@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hf_merge3h.lab.comparison.actions import ACTIONS
+from hf_merge3h.lab.comparison.graph import Graph
+from hf_merge3h.lab.comparison.work import DONE, Job
 from tests.evaluation import tiny
 
 ROLES = ("helpfulness", "honesty", "harmlessness")
@@ -52,3 +56,14 @@ def lab(folder: Path, **changes: Any) -> Path:
     path = folder / "lab.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def do(graph: Graph, names: Iterable[str]) -> None:
+    """Do steps in this process: quicker than one process each."""
+    for name in names:
+        folder = graph.folder(name)
+        folder.mkdir(parents=True)
+        step = graph.steps[name]
+        facts = ACTIONS[step.action](Job(step, {each: graph.folder(each) for each in step.inputs}, folder)) or {}
+        told = json.loads(json.dumps({"seconds": 1.0, "peak_mb": 1.0, **facts}, default=str))
+        (folder / DONE).write_text(json.dumps(told))

@@ -11,19 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_merge3h.cli import app
 from hf_merge3h.errors import RequestError
 from hf_merge3h.evaluation.statistics import mean_interval
-from hf_merge3h.lab.comparison.actions import ACTIONS
 from hf_merge3h.lab.comparison.findings import Findings
 from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.records import Records
 from hf_merge3h.lab.comparison.steps import graph_of
-from hf_merge3h.lab.comparison.work import DONE, Job
 from tests.evaluation import tiny
 
 from . import small
@@ -82,7 +79,7 @@ def test_a_run_that_was_killed_twice_ends_with_the_same_numbers(ran, tmp_path):
     assert "train/static/full/helpfulness" not in said  # what was done stays done
     lab = read_lab(file)
     graph = graph_of(lab, tmp_path)
-    here(graph, graph.steps)
+    small.do(graph, graph.steps)
     Findings.of(Records.of(lab, graph)).save(tmp_path)
     assert figures(tmp_path) == figures(out)
 
@@ -194,82 +191,6 @@ def test_bad_arguments_are_told_before_anything_is_made(tmp_path):
     assert not (tmp_path / "out" / "steps").exists()
 
 
-def here(graph, names):
-    """Do steps in this process: quicker than one process each."""
-    for name in names:
-        folder = graph.folder(name)
-        folder.mkdir(parents=True)
-        step = graph.steps[name]
-        facts = ACTIONS[step.action](Job(step, {each: graph.folder(each) for each in step.inputs}, folder)) or {}
-        told = json.loads(json.dumps({"seconds": 1.0, "peak_mb": 1.0, **facts}, default=str))
-        (folder / DONE).write_text(json.dumps(told))
-
-
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_stages_of_a_chain_add_up_to_its_end(tmp_path, kind):
-    training = {kind: {"steps": 2, "batch_size": 2, "learning_rate": 1e-2}}
-    file = small.lab(tmp_path, training=training, paradigms={"continual": [kind]}, methods={"task_arithmetic": {}})
-    graph = graph_of(read_lab(file), tmp_path / "out")
-    names = [name for name in graph.steps if name.startswith(("train", "stage", "questions"))]
-    assert [name.split("/")[0] for name in names] == ["questions", "train", "train", "train", "stage", "stage"]
-    here(graph, [*names, "measure/test/continual/full/stages/task_arithmetic".replace("full", kind)])
-    merged = json.loads(
-        (graph.folder(f"measure/test/continual/{kind}/stages/task_arithmetic") / "merge.json").read_text()
-    )
-    assert len(merged["tensors"]) > 5
-    base = load_file(tmp_path / "base" / "model.safetensors")
-    last = weights(tmp_path / "base", graph.folder(f"train/continual/{kind}/3-harmlessness"))
-    stages = [graph.folder(f"train/continual/{kind}/1-helpfulness"),
-              *(graph.folder(f"stage/continual/{kind}/{role}") for role in ("honesty", "harmlessness"))]  # fmt: skip
-    parts = [weights(tmp_path / "base", folder) for folder in stages]
-    for name, tensor in base.items():
-        total = tensor + sum(part[name] - tensor for part in parts)
-        assert torch.allclose(total, last[name], atol=2e-6), name
-
-
-def weights(base: Path, folder: Path):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    if not (folder / "adapter_config.json").exists():
-        return load_file(folder / "model.safetensors")
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)).merge_and_unload()
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
-
-
-def test_precision_is_that_of_products_alone_and_part_of_what_a_result_depends_on(tmp_path):
-    found = {}
-    for precision in ("float32", "bfloat16"):
-        training = {"full": {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "precision": precision}}
-        evaluation = {"test": "suite/tiny.yaml", "limit": 4, "precision": precision}
-        lab = read_lab(small.lab(tmp_path, training=training, evaluation=evaluation))
-        graph = graph_of(lab, tmp_path / precision)
-        names = ["questions", "measure/test/base", "train/static/full/honesty"]
-        here(graph, names)
-        weights = load_file(graph.folder(names[2]) / "model.safetensors")
-        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
-        found[precision] = (
-            [graph.key(name) for name in names[1:]],
-            list(Records.of(lab, graph).values["measure/test/base"]["gold"].values()),
-            torch.cat([tensor.flatten() for _, tensor in sorted(weights.items())]),
-        )
-    (keys, values, moved), (other_keys, other_values, other_moved) = found.values()
-    assert not set(keys) & set(other_keys)
-    assert values != other_values
-    assert other_values == pytest.approx(values, abs=0.1)
-    assert not torch.equal(moved, other_moved)
-    assert float((moved - other_moved).norm() / moved.norm()) < 0.01
-
-
-def test_lora_seeds_are_shared_or_apart(tmp_path):
-    for seeds, equal in (("shared", True), ("different", False)):
-        training = {"lora": {"steps": 1, "batch_size": 1, "seeds": seeds}}
-        file = small.lab(tmp_path, training=training, paradigms={"static": ["lora"]})
-        graph = graph_of(read_lab(file), tmp_path / "out")
-        found = {step.settings["init_seed"] for step in graph.steps.values() if step.action == "train"}
-        assert (len(found) == 1) is equal
-
-
 def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
     evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml", "limit": 6}
     file = small.lab(
@@ -284,7 +205,7 @@ def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
     assert all(name.startswith(("measure/development", "train", "questions")) for name in search.inputs)
     assert search.settings["suite"] == graph.steps["measure/development/base"].settings["suite"]
     names = ["questions", *(name for name in graph.steps if name.startswith(("train", "measure/development")))]
-    here(graph, names)
+    small.do(graph, names)
     told = Findings.of(Records.of(lab, graph)).arenas
     assert [arena.split for arena in told] == ["development"]
     assert set(told[0].merges) == {"uniform_cut", "random_weights"}
@@ -293,7 +214,7 @@ def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
 def test_a_mixture_is_as_large_as_what_the_experts_saw(tmp_path):
     lab = read_lab(small.lab(tmp_path, mixtures={"heuristic": {}}))
     graph = graph_of(lab, tmp_path / "out")
-    here(graph, ["mix/full/heuristic"])
+    small.do(graph, ["mix/full/heuristic"])
     rows = (graph.folder("mix/full/heuristic") / "mixture.jsonl").read_text().splitlines()
     assert len(rows) == 3 * 3 * 2
     assert graph.steps["train/mixture/full/heuristic"].settings["steps"] == 9

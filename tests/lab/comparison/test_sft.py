@@ -1,8 +1,9 @@
-"""Training: the head is asked for the answers alone, and what is learnt is what TRL's own loss teaches."""
+"""Training: TRL's loss with the head asked for the answers alone, chains, and where adapters start."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from hf_merge3h.lab.comparison.reading import read_lab
 from hf_merge3h.lab.comparison.steps import graph_of
 
 from . import small
-from .test_run import here
 
 
 def trained(folder, kind):
@@ -21,7 +21,7 @@ def trained(folder, kind):
     training = {kind: {"steps": 4, "batch_size": 3, "learning_rate": 1e-3}}
     graph = graph_of(read_lab(small.lab(folder, training=training, paradigms={"static": [kind]})), folder / "out")
     name = f"train/static/{kind}/helpfulness"
-    here(graph, [name])
+    small.do(graph, [name])
     facts = json.loads((graph.folder(name) / "training.json").read_text())
     return facts["loss_curve"], load_file(next(graph.folder(name).glob("*model.safetensors")))
 
@@ -52,3 +52,44 @@ def test_the_loss_of_the_answers_alone_is_trls(tmp_path, monkeypatch, kind):
     assert weights.keys() == known.keys()
     for name, tensor in known.items():
         assert torch.allclose(weights[name], tensor, atol=2e-4), name
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_stages_of_a_chain_add_up_to_its_end(tmp_path, kind):
+    training = {kind: {"steps": 2, "batch_size": 2, "learning_rate": 1e-2}}
+    file = small.lab(tmp_path, training=training, paradigms={"continual": [kind]}, methods={"task_arithmetic": {}})
+    graph = graph_of(read_lab(file), tmp_path / "out")
+    names = [name for name in graph.steps if name.startswith(("train", "stage", "questions"))]
+    assert [name.split("/")[0] for name in names] == ["questions", "train", "train", "train", "stage", "stage"]
+    small.do(graph, [*names, "measure/test/continual/full/stages/task_arithmetic".replace("full", kind)])
+    merged = json.loads(
+        (graph.folder(f"measure/test/continual/{kind}/stages/task_arithmetic") / "merge.json").read_text()
+    )
+    assert len(merged["tensors"]) > 5
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    last = weights(tmp_path / "base", graph.folder(f"train/continual/{kind}/3-harmlessness"))
+    stages = [graph.folder(f"train/continual/{kind}/1-helpfulness"),
+              *(graph.folder(f"stage/continual/{kind}/{role}") for role in ("honesty", "harmlessness"))]  # fmt: skip
+    parts = [weights(tmp_path / "base", folder) for folder in stages]
+    for name, tensor in base.items():
+        total = tensor + sum(part[name] - tensor for part in parts)
+        assert torch.allclose(total, last[name], atol=2e-6), name
+
+
+def weights(base: Path, folder: Path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "adapter_config.json").exists():
+        return load_file(folder / "model.safetensors")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)).merge_and_unload()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def test_lora_seeds_are_shared_or_apart(tmp_path):
+    for seeds, equal in (("shared", True), ("different", False)):
+        training = {"lora": {"steps": 1, "batch_size": 1, "seeds": seeds}}
+        file = small.lab(tmp_path, training=training, paradigms={"static": ["lora"]})
+        graph = graph_of(read_lab(file), tmp_path / "out")
+        found = {step.settings["init_seed"] for step in graph.steps.values() if step.action == "train"}
+        assert (len(found) == 1) is equal

@@ -19,7 +19,6 @@ from hf_merge3h.registry import list_methods
 from tests.evaluation import tiny
 
 from . import small
-from .test_run import here
 
 SCALED = sorted(record.name for record in list_methods() if parameter_of(Variant(record.name)))
 
@@ -55,7 +54,7 @@ def test_the_search_keeps_all_trials_and_the_best_and_goes_on_where_it_was_stopp
     )  # fmt: skip
     graph = graph_of(read_lab(file), tmp_path / "out")
     search, test = "tune/static/full/task_arithmetic", "measure/test/static/full/tuned/task_arithmetic"
-    here(graph, [name for name in graph.steps if name in graph._needed([search])])
+    small.do(graph, [name for name in graph.steps if name in graph._needed([search])])
     trials = json.loads((graph.folder(search) / TRIALS).read_text())
     best = json.loads((graph.folder(search) / "best.json").read_text())
     assert len(trials) == 3
@@ -65,6 +64,6 @@ def test_the_search_keeps_all_trials_and_the_best_and_goes_on_where_it_was_stopp
     step = graph.steps[search]
     ACTIONS["tune"](Job(step, {each: graph.folder(each) for each in step.inputs}, graph.folder(search)))
     assert json.loads((graph.folder(search) / TRIALS).read_text()) == trials  # as if it had not been stopped
-    here(graph, [test])
+    small.do(graph, [test])
     told = json.loads((graph.folder(test) / "step.json").read_text())
     assert told["variant"]["parameters"] == json.loads((graph.folder(search) / "best.json").read_text())["parameters"]
