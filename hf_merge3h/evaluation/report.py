@@ -138,8 +138,8 @@ class Report:
             counted = [name for name in missing if asked is None or name in asked]
             whole = done + len(counted)
             told[h] = f"{done} of {whole} datasets" + ("" if asked is None else " asked for")
-            if missing and not whole:
-                told[h] = f"none of {len(missing)} datasets was asked for"
+            if not whole:
+                told[h] = f"none of {len(missing)} datasets was asked for" if missing else "the suite has none of it"
             elif len(missing) > len(counted):
                 told[h] += f" ({len(missing) - len(counted)} more were not)"
         return told

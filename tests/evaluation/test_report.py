@@ -145,6 +145,14 @@ def test_what_got_worse_comes_first(folder):
         assert "trained on the question: sums 2" in text
 
 
+def test_an_h_that_the_suite_lacks_is_told_so(folder):
+    report = Report.read(folder)
+    for name in [name for name, fact in report.facts["datasets"].items() if fact["h"] == "honesty"]:
+        del report.facts["datasets"][name]
+    report.facts["not_evaluated"] = [one for one in report.facts["not_evaluated"] if one["h"] != "honesty"]
+    assert report.summary["coverage"]["honesty"] == "the suite has none of it"
+
+
 def test_the_page_runs_nothing_and_fetches_nothing(folder):
     page = Report.read(folder).to_html(folder / "page.html")
     assert (folder / "page.html").read_text() == page
