@@ -125,7 +125,7 @@ class _Matcher:
                 own[place] = mine
             elif sources:
                 fillings.append(Filling(place, tuple((self._reader(other, name), row) for other, row in sources)))
-        return Rows(tuple(own), tuple(fillings))
+        return Rows(tuple(own), tuple(fillings), vocabulary.rows - vocabulary.tokens.rows)
 
     def _reader(self, other: int, name: str) -> tuple[SourceModel, str]:
         return self.models[other], self._named(other, name) or name

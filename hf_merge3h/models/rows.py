@@ -34,10 +34,12 @@ class Rows:
     Attributes:
         own: the model's own row for each of the output, -1 for none: zero, if no filling has it.
         fillings: rows of other models.
+        padding: how many rows stand at the end without a token: each is the mean of those before them.
     """
 
     own: Sequence[int]
     fillings: tuple[Filling, ...] = ()
+    padding: int = 0
 
     @cached_property
     def _prefix(self) -> bool:
@@ -59,4 +61,6 @@ class Rows:
         for each in self.fillings:
             rows = [loaded[id(model), name][row].to(dtype) for (model, name), row in each.sources]
             result[each.place] = rows[0] if len(rows) == 1 else torch.stack(rows).mean(0)
+        if self.padding:
+            result[-self.padding :] = result[: -self.padding].mean(0)
         return result

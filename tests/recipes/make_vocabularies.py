@@ -5,7 +5,9 @@ Runs in mergekit's own environment, as `make_expectations.py` tells:
     HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 ORACLE/bin/python tests/recipes/make_vocabularies.py
 
 It writes tests/recipes/expected/vocabularies.safetensors, the models that it made and what mergekit made of them, and
-vocabularies.json, the numbers of the tokens in the output's tokenizers. Running it again gives the same bytes.
+vocabularies.json, the numbers of the tokens in the output's tokenizers. A union is numbered in the order of its tokens'
+texts, and its rows likewise: mergekit numbers it in another order in each run. Running the script again gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -44,12 +47,16 @@ def main() -> None:
             out = root / "out" / case
             recipe = MergeConfiguration.model_validate(yaml.safe_load(text.format(**models)))
             run_merge(recipe, str(out), MergeOptions(copy_tokenizer=True, quiet=True, allow_crimes=True))
+            numbers = AutoTokenizer.from_pretrained(out).get_vocab()
+            texts = sorted(numbers) if "union" in text else sorted(numbers, key=numbers.get)
+            tokens[case] = {token: number for number, token in enumerate(texts)}
+            order = [numbers[token] for token in texts]
             for file in sorted(out.glob("*.safetensors")):
                 found = load_file(file)
-                tensors |= {f"out {case}|{key}": found[key] for key in ("model.embed_tokens.weight", "lm_head.weight")}
-            tokens[case] = dict(
-                sorted(AutoTokenizer.from_pretrained(out).get_vocab().items(), key=lambda each: each[1])
-            )
+                for key in ("model.embed_tokens.weight", "lm_head.weight"):
+                    # A row of padding is the mean of the others, summed in the order that was chance.
+                    padding = (found[key][len(order) :] * 2**20).round() / 2**20
+                    tensors[f"out {case}|{key}"] = torch.cat([found[key][order], padding])
     save_file(tensors, EXPECTED / "vocabularies.safetensors")
     (EXPECTED / "vocabularies.json").write_text(json.dumps(tokens, indent=1) + "\n")
 
