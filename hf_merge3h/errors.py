@@ -6,6 +6,7 @@ Imports nothing, so that every room of the house can raise them.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -27,11 +28,13 @@ class RequestError(MergeError, ValueError):
         value: what that was.
         reason: what is wrong with it: the message without argument and value. So whoever knows more than who found the
             error (the name by which the user said it, the line of a file) can tell it again.
+        instead: another parameter and the value of it that would do too; the reason ends with it.
     """
 
     argument: str = ""
     value: Any = None
     reason: str = ""
+    instead: tuple[str, Any] | None = None
 
     def renamed(self, argument: str) -> RequestError:
         """The same error about an argument that the user knows by another name.
@@ -40,6 +43,18 @@ class RequestError(MergeError, ValueError):
         "base='./no': no such folder"
         """
         return wrong(argument, self.value, self.reason, type(self)) if self.argument else self
+
+    def of_recipe(self) -> RequestError:
+        """The same error as a recipe's reader is told it: what would do too is written as it stands in YAML.
+
+        >>> str(bad("weights", [1, -1], "another sum", instead=("normalize", False)).of_recipe())
+        'weights=[1, -1]: expected another sum; or set normalize: false'
+        """
+        if self.instead is None:
+            return self
+        name, value = self.instead
+        reason = self.reason.removesuffix(_or_pass(name, value)) + f"; or set {name}: {json.dumps(value)}"
+        return wrong(self.argument, self.value, reason, type(self))
 
 
 class SourceError(RequestError, OSError):
@@ -76,13 +91,27 @@ def wrong(argument: str, value: object, reason: str, kind: type[RequestError] = 
     return error
 
 
-def bad(argument: str, value: object, expected: str, remedy: str = "") -> RequestError:
+def bad(
+    argument: str, value: object, expected: str, remedy: str = "", *, instead: tuple[str, Any] | None = None
+) -> RequestError:
     """The error about an argument of which it can be said what was expected.
+
+    `instead` is another parameter with a value that would do too: Python's callers are told to pass it, and readers of
+    a recipe how to write it there.
 
     >>> str(bad("density", 1.5, "a number in [0, 1]", "leave it out for 0.2"))
     'density=1.5: expected a number in [0, 1]; leave it out for 0.2'
+    >>> str(bad("weights", [1, -1], "another sum", instead=("normalize", False)))
+    'weights=[1, -1]: expected another sum; or pass normalize=False'
     """
-    return wrong(argument, value, f"expected {expected}" + (f"; {remedy}" if remedy else ""))
+    reason = f"expected {expected}" + (f"; {remedy}" if remedy else "") + (_or_pass(*instead) if instead else "")
+    error = wrong(argument, value, reason)
+    error.instead = instead
+    return error
+
+
+def _or_pass(name: str, value: object) -> str:
+    return f"; or pass {name}={value!r}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -86,8 +86,10 @@ def check_sum(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
     """Refuse weights that add up to nothing where they are to be divided by their sum."""
     name = "normalize_weights" if "normalize_weights" in parameters else "normalize"
     if parameters.get(name, True) and cancels(weights):
-        remedy = f"or pass {name}=False" if name in parameters else "the method divides by it"
-        raise bad("weights", list(weights), "numbers whose sum is not zero", remedy)
+        expected = "numbers whose sum is not zero"
+        if name in parameters:
+            raise bad("weights", list(weights), expected, instead=(name, False))
+        raise bad("weights", list(weights), expected, "the method divides by it")
 
 
 def cancels(weights: Sequence[float]) -> bool:

@@ -95,7 +95,7 @@ def slerp(
 def _check_angle(parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
     check_sum(parameters, weights)
     if parameters["nuslerp_row_wise"] and parameters["nuslerp_flatten"]:
-        raise bad("nuslerp_row_wise", True, "False where tensors are flattened", "or pass nuslerp_flatten=False")
+        raise bad("nuslerp_row_wise", True, "False where tensors are flattened", instead=("nuslerp_flatten", False))
 
 
 def _nuslerp_coefficients(products: Tensor, weights: Float[Tensor, "task"]) -> Tensor:

@@ -118,7 +118,7 @@ def _parameters(rules: list[Rules]) -> dict[str, Any]:
     for each in rules:
         for ours, spellings in each.spellings.items():
             parameter = _parameter(each, ours)
-            text = f"{parameter.help} {_sentence(parameter.expected)}" if parameter else "Factor of the copy."
+            text = f"{parameter.help} {_sentence(parameter.expected)}"
             for spelling in spellings:
                 if text not in names.setdefault(spelling, []):
                     names[spelling].append(text)
@@ -137,8 +137,8 @@ def _per_method(rules: Rules) -> dict[str, Any]:
     return {"if": {"properties": {"merge_method": {"const": rules.name}}, "required": ["merge_method"]}, "then": then}
 
 
-def _parameter(rules: Rules, ours: str) -> Parameter | None:
-    return None if rules.method is None else next(each for each in rules.method.parameters if each.name == ours)
+def _parameter(rules: Rules, ours: str) -> Parameter:
+    return next(each for each in rules.parameters if each.name == ours)
 
 
 def _sentence(text: str) -> str:

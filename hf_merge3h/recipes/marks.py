@@ -66,8 +66,12 @@ class Marked:
         "r.yaml:3: parameters.lambda='x': expected a number"
         """
         if error.reason:
-            return self.say(path, f"={show(error.value)}: {error.reason}")
-        return f"{self.where(path)}: {error}"
+            return self.say(path, f"={show(error.value)}: {error.of_recipe().reason}")
+        return self.told_near(path, error)
+
+    def told_near(self, path: Path, error: RequestError) -> str:
+        """The same where what it is about does not stand at the place itself, but somewhere in it."""
+        return f"{self.where(path)}: {error.of_recipe()}"
 
 
 def dotted(path: Path) -> str:

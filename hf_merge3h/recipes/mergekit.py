@@ -15,6 +15,7 @@ from ..errors import bad, nearest
 from ..registry import Method, get_method
 from ..schema import Parameter
 from .known import records
+from .passthrough import RECORD
 from .types import PASSTHROUGH
 
 #: What the base is to a method: the origin of task vectors; that or nothing; one of two models, the first; one model
@@ -49,6 +50,11 @@ class Rules:
     no_effect: tuple[str, ...] = ()
     weighted: bool = True
     known: bool = True
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Of the method, by our names, with a Python caller's defaults."""
+        return (self.method or RECORD).parameters
 
     @property
     def spellings(self) -> Mapping[str, tuple[str, ...]]:
@@ -179,8 +185,7 @@ def as_ours(rules: Rules, name: str, value: Any) -> Any:
     >>> as_ours(rules_of("dare_ties"), "rescale", True), as_ours(rules_of("ties"), "normalize", 1.0)
     ('l1', True)
     """
-    assert rules.method is not None
-    parameter = next(each for each in rules.method.parameters if each.name == name)
+    parameter = next(each for each in rules.parameters if each.name == name)
     if name == "rescale" and value in (True, False):
         return "l1" if value else "none"
     if parameter.type is bool and not isinstance(value, bool) and value in (0, 1):
@@ -197,10 +202,12 @@ def recipe_parameters(name: str) -> dict[str, Parameter]:
     Example:
         >>> recipe_parameters("ties")["density"].default, "lambda" in recipe_parameters("ties")
         (1.0, True)
+        >>> list(recipe_parameters("passthrough"))
+        ['scale']
     """
     rules = rules_of(name)
     found = {}
-    for parameter in rules.method.parameters if rules.method else ():
+    for parameter in rules.parameters:
         default = as_ours(rules, parameter.name, rules.defaults.get(parameter.name, parameter.default))
         found[rules.spellings[parameter.name][0]] = dataclasses.replace(parameter, default=default)
     return found

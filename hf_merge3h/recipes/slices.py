@@ -165,7 +165,7 @@ class _ModuleJobs:
         except RequestError as error:
             path, exact = self.maker.where(error, inputs, levels, t) or (slice_.path, False)
             text = self.body.text
-            said = text.told(path, error) if exact else f"{text.where(path)}: {error}"
+            said = text.told(path, error) if exact else text.told_near(path, error)
             self.refused.setdefault(said, []).append(name)
 
     def _shapes_fit(self, name: str, inputs: Sequence[tuple[Source, str]]) -> bool:

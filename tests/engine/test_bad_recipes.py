@@ -15,7 +15,8 @@ TIES = "merge_method: ties\nbase_model: m/base\n"
 LINEAR = "merge_method: linear\nmodels: [m/e1, m/e2]\n"
 ADAPTERS = TIES + "adapters:\n  honesty: m/honesty\n  helpfulness: m/helpfulness\nout: adapter\n"
 SLICE = "  - sources:\n      - model: m/e{}\n        layer_range: [0, {}]\n"
-ZERO = "  - model: m/e{}\n    parameters: {{weight: 0}}\n"
+NUSLERP = "merge_method: nuslerp\nbase_model: m/base\nmodels: [m/e1, m/e2]\n"
+WEIGHT = "  - model: m/e{}\n    parameters: {{weight: {}}}\n"
 
 BAD = {
     "tabs": (TIES + "models:\n\t- m/e1\n", "r.yaml:4: no YAML that can be read"),
@@ -34,8 +35,17 @@ BAD = {
         "r.yaml:8: slices[1].sources[0].layer_range=[0, 9]: expected numbers of at most 2",
     ),
     "all weights zero": (
-        "merge_method: linear\nmodels:\n" + ZERO.format(1) + ZERO.format(2),
+        "merge_method: linear\nmodels:\n" + WEIGHT.format(1, 0) + WEIGHT.format(2, 0),
         "r.yaml:4: models[0].parameters.weight=0.0: that of every model is 0",
+    ),
+    "weights that cancel": (
+        "merge_method: linear\nmodels:\n" + WEIGHT.format(1, 1) + WEIGHT.format(2, -1),
+        "r.yaml:4: weights=[1.0, -1.0]: expected numbers whose sum is not zero; or set normalize: false",
+    ),
+    "rows of what is flattened": (
+        NUSLERP + "parameters: {nuslerp_row_wise: true, weight: 1}\n",
+        "r.yaml:4: parameters.nuslerp_row_wise=True: expected False where tensors are flattened; "
+        "or set nuslerp_flatten: false",
     ),
     "no t": ("merge_method: slerp\nbase_model: m/base\nmodels: [m/e1]\n", "r.yaml:3: merge_method=slerp needs `t`"),
     "an adapter as a model": (TIES + "models:\n  - m/e1\n  - m/honesty\n", "r.yaml:5: m/honesty: is an adapter"),
