@@ -11,7 +11,8 @@ tensors. c is what a merge changed and d what the plain sum of task vectors woul
 kept (c is not 0), the mean as <c, d> / <d, d>, and the second moment |c|^2 / |d|^2. Entries are drawn independently,
 so that of n differences x of one quantity sum(x) / sqrt(sum(x^2)) is normal if both draw from one distribution: the
 bound on each is that of 4.5 standard errors, which chance passes 7 times in a million. (Restoring the L1 norm ties the
-entries of a tensor together, such that sums vary less.)
+entries of a tensor together, such that sums vary less.) `--seed` is given to both, and repeats a run; `--only della`
+takes one recipe of those that the table names.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+CLI = [sys.executable, "-m", "hf_merge3h.cli"]
 EPS = 2.0**-24
 SIGMAS = 4.5
 GROUPS = ("embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "norm")
@@ -123,14 +125,16 @@ def moments(ours, theirs, base, experts, names):
     return found, apart / squares.sqrt().clamp_min(1e-300), entries
 
 
-def compare_random(command, paths, base, experts):
+def compare_random(command, paths, base, experts, seed, only):
     """A table of each recipe and group of tensors; the greatest difference at the end."""
     print(
         "| recipe | tensors | numbers | kept | mean | second moment | standard errors |\n| --- | --- |" + " ---: |" * 5
     )
     most = 0.0
     for label, recipe in random_recipes(*paths):
-        ours, theirs = (tensors for tensors, _ in by_both(command, recipe))
+        if only not in (None, label):
+            continue
+        ours, theirs = (tensors for tensors, _ in by_both(command, recipe, seed))
         taking_part = experts[: len(recipe["models"])]
         for group in GROUPS:
             names = [
@@ -147,13 +151,13 @@ def compare_random(command, paths, base, experts):
         raise SystemExit(f"more than {SIGMAS}: not the same distribution")
 
 
-def by_both(command, recipe):
+def by_both(command, recipe, seed=0):
     """Our tensors and config, and mergekit's."""
     with tempfile.TemporaryDirectory() as folder:
         file, out = Path(folder, "recipe.yaml"), [Path(folder, each) for each in ("ours", "theirs")]
         file.write_text(yaml.safe_dump({**recipe, "dtype": "float32"}, sort_keys=False), encoding="utf-8")
-        ours = merged([sys.executable, "-m", "hf_merge3h.cli", "merge", file, out[0], "--quiet"], out[0])
-        theirs = merged([command, file, out[1]], out[1])
+        ours = merged([*CLI, "merge", file, out[0], "--quiet", "--seed", seed], out[0])
+        theirs = merged([command, file, out[1], "--random-seed", seed], out[1])
     assert ours[0].keys() == theirs[0].keys(), ours[0].keys() ^ theirs[0].keys()
     assert ours[1]["num_hidden_layers"] == theirs[1]["num_hidden_layers"]
     return ours, theirs
@@ -161,7 +165,7 @@ def by_both(command, recipe):
 
 def merged(command, folder):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{' '.join(map(str, command))}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
     tensors = {}
@@ -189,6 +193,8 @@ def main():
     parser.add_argument("command", nargs="?", help="mergekit-yaml")
     parser.add_argument("models", nargs="*", type=Path, help="BASE A B C")
     parser.add_argument("--random", action="store_true", help="the methods that draw, in distribution (BASE A B)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--only", help="one recipe of --random")
     options = parser.parse_args()
     if options.command is None:  # `make bench` runs all scripts, and this one needs another environment
         print("needs models and an environment that are not here:\n", __doc__)
@@ -199,7 +205,7 @@ def main():
     base = load_file(options.models[0] / "model.safetensors")
     if options.random:
         experts = [load_file(path / "model.safetensors") for path in options.models[1:]]
-        compare_random(options.command, paths, base, experts)
+        compare_random(options.command, paths, base, experts, options.seed, options.only)
         return
     layers = json.loads((options.models[0] / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     print("| recipe | tensors | equal bits | worst difference / change | float32 can tell |\n| --- |" + " ---: |" * 4)

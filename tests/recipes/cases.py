@@ -34,6 +34,9 @@ models:
       weight: {{filter: self_attn, value: 0.25}}
 """
 _BASE = "base_model: {base}"
+# mergekit computes in `dtype`. Float32 gives a row's divergence to about 2e-7, whatever its size: what Arcee Fusion takes
+# of models nearer than that allows is rounding, which differs between processors (AVX2 and AVX-512, for one).
+_DOUBLE = "dtype: float64\nout_dtype: float32"
 
 
 def _recipe(method: str, *parts: str) -> str:
@@ -182,8 +185,9 @@ parameters: {{normalize_weights: false, eps: 1e-8}}
     "karcher_base_implied": _recipe("karcher", "base_model: {far}", _TWO, "parameters: {{max_iter: 20, tol: 1e-6}}"),
     "sce": _recipe("sce", _BASE, _THREE, "parameters: {{select_topk: 0.4}}"),
     "sce_defaults": _recipe("sce", _BASE, _THREE),
-    "arcee_fusion": _recipe("arcee_fusion", _BASE, "models: [{{model: {a}}}]"),
-    "arcee_fusion_far": _recipe("arcee_fusion", "base_model: {far}", "models: [{{model: {a}}}]"),
+    "arcee_fusion": _recipe("arcee_fusion", _BASE, "models: [{{model: {a}}}]", _DOUBLE),
+    "arcee_fusion_far": _recipe("arcee_fusion", "base_model: {far}", "models: [{{model: {a}}}]", _DOUBLE),
+    "arcee_fusion_float32": _recipe("arcee_fusion", "base_model: {distant}", "models: [{{model: {a}}}]"),
     "nearswap": _recipe("nearswap", _BASE, "models: [{{model: {a}}}]", "parameters: {{t: [0.0005, 0.001]}}"),
     "ram": _recipe("ram", _BASE, _THREE, "parameters: {{epsilon: 0.0005}}"),
     "ram_defaults": _recipe("ram", _BASE, _THREE),
