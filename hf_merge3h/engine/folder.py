@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import SourceError
-from ..models.sources import LAYER_KEYS, TOKENIZER_FILES, SourceModel
+from ..models.sources import TOKENIZER_FILES, SourceModel
 from ..models.weights.headers import read_json
 from ..recipes.chat import AUTO, chat_template
+from .depth import set_depths
 from .stream_plan import StreamPlan
 
 _TEMPLATE = "chat_template.jinja"
@@ -25,7 +24,6 @@ _OTHER_FORMS = (
     "sentencepiece.bpe.model",
 )  # fmt: skip
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id", "sep_token_id")
-_LAYER = re.compile(r"\.(\d+)\.")
 
 
 def write_side_files(plan: StreamPlan, folder: Path) -> None:
@@ -128,9 +126,7 @@ def make_config(plan: StreamPlan) -> dict[str, Any]:
             if "vocab_size" in part:
                 part["vocab_size"] = plan.vocabulary.rows
         config = _with_token_ids(plan, config, "config.json")
-    if plan.layers is not None and plan.layers != plan.main.layers:
-        for part in parts:
-            _set_layers(part, plan)
+    set_depths(config, plan.stacks)
     return config
 
 
@@ -152,26 +148,6 @@ def _set_dtype(parts: list[dict[str, Any]], dtype: torch.dtype) -> None:
                 part[key] = name
     if not {"dtype", "torch_dtype"} & parts[0].keys():
         parts[0]["dtype"] = name
-
-
-def _set_layers(part: dict[str, Any], plan: StreamPlan) -> None:
-    """The number of layers, and every list that has one entry for each layer."""
-    origins = _origins(plan)
-    for key, value in part.items():
-        if key in LAYER_KEYS:
-            part[key] = plan.layers
-        elif isinstance(value, list) and len(value) == plan.main.layers and len(origins) == plan.layers:
-            part[key] = [value[origins[layer]] for layer in sorted(origins) if origins[layer] < len(value)]
-
-
-def _origins(plan: StreamPlan) -> Mapping[int, int]:
-    """From which layer of its first input each layer of the output comes."""
-    found: dict[int, int] = {}
-    for step in plan.steps:
-        here, there = _LAYER.search(step.job.name), _LAYER.search(step.inputs[0].name)
-        if here and there:
-            found.setdefault(int(here.group(1)), int(there.group(1)))
-    return found
 
 
 def _without_template(path: Path) -> None:

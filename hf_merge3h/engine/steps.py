@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from ..models.types import HubOptions, TensorSpec
 from ..recipes.parameters import filters_of
 from ..recipes.types import PASSTHROUGH, ModelReference, Recipe, TensorJob
 from ..registry import get_method
+from .depth import Stack, changed_stacks, set_depths
 from .matching import match_vocabularies
 from .order import order_of
 from .plan import Group, kind_of, spacing_of
@@ -68,9 +70,17 @@ def make_stream_plan(
         problems.add("no tensor comes out")
     constants = _constants(models, recipe.base or 0, problems)
     problems.raise_any()
-    recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_idle_filters(recipe, models, steps)))
+    stacks = changed_stacks(models[recipe.base or 0], steps)
+    warnings = (
+        *recipe.warnings,
+        *_idle_filters(recipe, models, steps),
+        *_unsaid_depths(models[recipe.base or 0], stacks),
+    )
     layers = recipe.layers(counts)
-    return StreamPlan(recipe, models, tuple(steps), constants, where, layers, vocabulary)
+    if layers is None:
+        layers = next((len(stack.origins) for stack in stacks if stack.main), None)
+    recipe = dataclasses.replace(recipe, warnings=warnings)
+    return StreamPlan(recipe, models, tuple(steps), constants, where, layers, vocabulary, stacks)
 
 
 def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
@@ -107,6 +117,16 @@ def _idle_filters(recipe: Recipe, models: Sequence[SourceModel], steps: Sequence
         f"filter {show(each)} occurs in the name of no tensor: its value is used nowhere"
         for each in dict.fromkeys(filters_of(recipe.given))
         if each != "*" and not any(each in name for name in names)
+    ]
+
+
+def _unsaid_depths(main: SourceModel, stacks: Sequence[Stack]) -> list[str]:
+    """A warning for each stack whose new number of layers has no place in the config."""
+    config = json.loads(json.dumps(main.config))
+    return [
+        f"{stack.prefix} has {len(stack.origins)} layers in the output and {stack.before} in {main.label}, whose "
+        "config.json has no number for them that is known here: set it by hand, or the output does not load"
+        for stack in (set_depths(config, stacks) if config else ())
     ]
 
 

@@ -17,6 +17,7 @@ from ..models.types import ReadBase, TensorSpec
 from ..models.weights.ahead import Span
 from ..models.weights.writer import nbytes
 from ..recipes.types import Recipe, TensorJob
+from .depth import Stack
 from .matching import Vocabulary
 from .plan import Group
 from .request import Request
@@ -102,6 +103,7 @@ class StreamPlan:
         device: to compute on.
         layers: the output's number of layers, where it is not the first model's.
         vocabulary: the output's, where the recipe brings vocabularies together.
+        stacks: whose number of layers is another one than in the model that the output's config comes from.
     """
 
     recipe: Recipe
@@ -111,6 +113,7 @@ class StreamPlan:
     device: torch.device
     layers: int | None
     vocabulary: Vocabulary | None = None
+    stacks: tuple[Stack, ...] = ()
 
     @property
     def main(self) -> SourceModel:

@@ -41,8 +41,8 @@ def find_layers(names: Iterable[str], count: int | None) -> dict[str, Place]:
     """The tensors of a model that belong to layers.
 
     A stack is a prefix that is followed by the numbers 0 to n - 1. Where a name has several numbers (the experts of a
-    mixture, a block's parts), the first counts whose stack is as long as the config says, else the first of all. The
-    main stack is the one of the config's length; without a config, the longest.
+    mixture, a block's parts), the first counts: T5's decoder has as many parts in a block as its encoder can have
+    blocks. The main stacks are those of the config's length; without a config, the longest.
 
     >>> places = find_layers(["h.0.experts.0.w", "h.0.experts.1.w", "h.0.experts.2.w", "h.1.experts.0.w"], 2)
     >>> places["h.0.experts.2.w"].prefix, places["h.1.experts.0.w"].index
@@ -58,17 +58,15 @@ def find_layers(names: Iterable[str], count: int | None) -> dict[str, Place]:
                 cuts.setdefault(name, []).append((prefix, int(part), rest))
                 numbers.setdefault(prefix, set()).add(int(part))
     sizes = {prefix: len(found) for prefix, found in numbers.items() if found == set(range(len(found)))}
-    length = count if count in sizes.values() else max(sizes.values(), default=None)
-    if length != count or count is None:  # the longest stack, but not one that lies within a layer of another
-        outer = {cut[0][0] for cut in cuts.values()}
-        length = max((size for prefix, size in sizes.items() if prefix in outer), default=length)
-    places = {}
-    for name, found in cuts.items():
-        whole = [cut for cut in found if cut[0] in sizes]
-        if whole:
-            prefix, index, rest = next((cut for cut in whole if sizes[cut[0]] == length), whole[0])
-            places[name] = Place(prefix, index, rest, sizes[prefix], sizes[prefix] == length)
-    return places
+    outermost = {name: cut for name, found in cuts.items() if (cut := next((c for c in found if c[0] in sizes), None))}
+    lengths = {sizes[prefix] for prefix, _, _ in outermost.values()}
+    if count not in lengths:  # the longest stack, but not one that lies within a layer of a stack that has gaps
+        first = {found[0][0] for found in cuts.values()}
+        count = max((size for prefix, size in sizes.items() if prefix in first), default=max(lengths, default=None))
+    return {
+        name: Place(prefix, index, rest, sizes[prefix], sizes[prefix] == count)
+        for name, (prefix, index, rest) in outermost.items()
+    }
 
 
 def comes_last(name: str) -> bool:
