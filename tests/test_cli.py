@@ -135,6 +135,16 @@ def test_merge_makes_a_model(capsys, recipe, tmp_path):
     assert content["diagnostics"] == "not recorded"
 
 
+def test_quiet_hides_the_bars_of_downloads_too(capsys, recipe, tmp_path):
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    try:
+        assert run(capsys, "merge", str(recipe), str(tmp_path / "out"), "--quiet") == (0, "", "")
+        assert are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()
+
+
 def test_plan_tells_and_writes_nothing(capsys, recipe):
     before = sorted(recipe.parent.iterdir())
     code, out, _ = run(capsys, "plan", str(recipe))

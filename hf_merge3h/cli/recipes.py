@@ -33,6 +33,10 @@ def merge(
 
     from ..engine.recipes import merge_recipe
 
+    if quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()  # those of downloads, which are the Hub's own
     manifest = merge_recipe(
         read,
         out,
@@ -54,7 +58,7 @@ def merge(
 def plan(
     recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
 ) -> None:
-    """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing and writes nothing."""
+    """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing. Models on the Hub are fetched."""
     from ..recipes.read import read_recipe
 
     read = read_recipe(recipe)  # before torch is imported, as in `merge`

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import Problems, RequestError, nearest, show
+from ..errors import Problems, RequestError, near, nearest, show
 from ..models.rows import Filling, Rows
 from ..models.sources import TOKENIZER_FILES, SourceModel
 from ..models.tokens import Tokens, read_tokens, union, with_tokens
@@ -152,7 +152,9 @@ class _Matcher:
         row = chosen["token_id"] if chosen.get("token_id") is not None else ids.get(wanted)
         where = f"tokenizer.tokens[{show(text)}].source"
         if row is None:
-            raise RequestError(f"{where}: {label} has no token {show(wanted)}; {nearest(wanted, list(ids)[-200:])}")
+            last = list(ids)[-200:]  # where added tokens stand
+            remedy = nearest(wanted, last) if near(wanted, last) else "its tokenizer.json lists those that it has"
+            raise RequestError(f"{where}: {label} has no token {show(wanted)}; {remedy}")
         if row >= self._count(model, name):
             raise RequestError(f"{where}: {label} has no row {row}: its {name} has {self._count(model, name)}")
         return model, row

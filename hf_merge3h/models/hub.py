@@ -75,7 +75,7 @@ def resolve(
     if path is not None:
         return ResolvedSource(_local_kind(path, below, kind), path / below, None, given)
     if isinstance(source, os.PathLike) or given.startswith(("/", "~", ".", "\\")) or PureWindowsPath(given).drive:
-        raise wrong("source", given, "no such folder", SourceError)
+        raise wrong("source", given, f"no such folder{_from_where(given)}", SourceError)
     repo, revision = _split(given, revision)
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     where = Where(repo, revision, below, options)
@@ -129,6 +129,11 @@ def _existing(text: str) -> Path | None:
         return None
 
 
+def _from_where(text: str) -> str:
+    """Where a relative path starts, as a user with a recipe in another folder may not expect."""
+    return "" if text.startswith("~") or Path(text).is_absolute() else f" in {Path.cwd()}"
+
+
 def _local_kind(path: Path, below: str, kind: Kind | None) -> Kind:
     folder = path / below
     if folder.is_file():
@@ -141,7 +146,7 @@ def _local_kind(path: Path, below: str, kind: Kind | None) -> Kind:
     try:
         return _kind(names, kind, str(folder))
     except SourceError as problem:
-        below = folders_with_weights(each.relative_to(folder).as_posix() for each in folder.glob("*/*"))
+        below = folders_with_weights((each.relative_to(folder).as_posix() for each in folder.glob("*/*")), str(folder))
         raise wrong(problem.argument, problem.value, f"{problem.reason}{below}", SourceError) from None
 
 
@@ -170,7 +175,7 @@ def _split(given: str, revision: str | None) -> tuple[str, str | None]:
     try:
         validate_repo_id(repo)
     except HFValidationError:
-        reason = "no such folder, and no Hub id: expected owner/name or owner/name@revision"
+        reason = f"no such folder{_from_where(repo)}, and no Hub id: expected owner/name or owner/name@revision"
         raise wrong("source", given, reason, SourceError) from None
     revision = pinned if at else revision
     if revision is not None and (not revision.strip() or len(revision) > 255 or ".." in revision or "\0" in revision):

@@ -36,6 +36,10 @@ class Models:
         self._paths.setdefault(full, (path, tuple(each for _, each in own + adapters)))
         return list(self._found).index(full)
 
+    def __contains__(self, given: str) -> bool:
+        """Whether the recipe names a model so."""
+        return given in self._found.values()
+
     def name(self, index: int, role: str) -> None:
         """Give a model the role under which the recipe lists it."""
         self._named[index] = role

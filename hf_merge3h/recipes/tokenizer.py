@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..errors import near, nearest
 from .keys import TOKENIZER, Page
 from .marks import Path
 from .references import Models
@@ -17,7 +19,11 @@ def read_tokenizer(page: Page, data: Mapping[str, Any], models: Models) -> dict[
         page.say(("tokenizer_source",), "and tokenizer are both given; keep one of them")
         return None
     if source is not None:
-        return {"source": _source(source, ("tokenizer_source",), models), "tokens": {}, "pad_to_multiple_of": None}
+        return {
+            "source": _source(page, source, ("tokenizer_source",), models),
+            "tokens": {},
+            "pad_to_multiple_of": None,
+        }
     if full is None:
         return None
     given = page.mapping(full, ("tokenizer",), TOKENIZER, "a tokenizer")
@@ -37,14 +43,20 @@ def read_tokenizer(page: Page, data: Mapping[str, Any], models: Models) -> dict[
     if source is None:
         page.say(("tokenizer",), "has no source: base, union or a model")
     return {
-        "source": _source(source, ("tokenizer", "source"), models) if source is not None else None,
+        "source": _source(page, source, ("tokenizer", "source"), models) if source is not None else None,
         "tokens": tokens,
         "pad_to_multiple_of": multiple,
     }
 
 
-def _source(value: Any, path: Path, models: Models) -> Any:
-    return value if value in ("base", "union") else models.add(value, path)
+def _source(page: Page, value: Any, path: Path, models: Models) -> Any:
+    if value in ("base", "union"):
+        return value
+    named = isinstance(value, str) and ("/" in value or value in models or os.path.exists(value))
+    if isinstance(value, str) and not named and near(value, ("base", "union")):
+        page.bad(path, value, "base, union or a model", nearest(value, ("base", "union")))
+        return None
+    return models.add(value, path)
 
 
 def _token(page: Page, value: Any, path: Path, models: Models) -> dict[str, Any]:

@@ -141,7 +141,14 @@ def test_weights_that_lie_below_are_told(tmp_path):
     assert "source='me/nested (subfolder deeper)': no such folder there" in text
     (tmp_path / "local" / "honest").mkdir(parents=True)
     (tmp_path / "local" / "honest" / "adapter_config.json").write_text("{}")
-    assert "give subfolder='honest'" in _refused(tmp_path / "local")
+    assert f"below it: give '{tmp_path}/local/honest'" in _refused(tmp_path / "local")
+
+
+def test_a_relative_path_says_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _refused("./none").endswith(f"no such folder in {tmp_path}")
+    assert f"no such folder in {tmp_path}, and no Hub id" in _refused("a/b/c", RequestError)
+    assert _refused("/none/at/all").endswith("no such folder")
 
 
 @pytest.mark.parametrize("subfolder", ["../up", "/root", "a/../..", "a\\b"])

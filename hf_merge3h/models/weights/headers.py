@@ -199,8 +199,12 @@ def why_no_weights(where: str, names: Iterable[str]) -> str:
     return f"{where} holds no weights: expected {WEIGHTS}, or {INDEX} and its shards"
 
 
-def folders_with_weights(names: Iterable[str]) -> str:
+def folders_with_weights(names: Iterable[str], folder: str = "") -> str:
     """What to do about weights that lie in folders below, for the end of a sentence; empty where there are none.
+
+    Args:
+        names: of files.
+        folder: the local folder that they are in; of a repository, the folder below is an argument of its own.
 
     >>> folders_with_weights(["README.md", "honest/adapter_config.json", "honest/adapter_model.safetensors"])
     "; there are weights in 'honest' below it: give subfolder='honest'"
@@ -210,7 +214,8 @@ def folders_with_weights(names: Iterable[str]) -> str:
     if not found:
         return ""
     shown = ", ".join(map(show, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    return f"; there are weights in {shown} below it: give subfolder={show(found[0])}"
+    remedy = show(f"{folder}/{found[0]}") if folder else f"subfolder={show(found[0])}"
+    return f"; there are weights in {shown} below it: give {remedy}"
 
 
 def conversion_line(where: str) -> str:
