@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 from tests.hub_writes import ME, Fault, trouble, write
 
 TOKEN = "hf_" + "right" * 7
@@ -91,7 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append(f"{self.command} {path}")
+        part = self.headers.get("Range")
+        self.hub.asked.append(f"{self.command} {path}" + (f" {part}" if part else ""))
         if trouble(self):
             return
         if path == "/api/whoami-v2":
@@ -127,7 +130,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             content = repo.files["/".join(parts[2:])]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            self.send(200, {"X-Repo-Commit": repo.sha, "ETag": etag}, content, body)
+            headers = {"X-Repo-Commit": repo.sha, "ETag": etag}
+            if part := self.headers.get("Range"):
+                first, last = part.removeprefix("bytes=").split("-")
+                end = min(int(last or len(content)), len(content) - 1)
+                headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
+                content = content[int(first) : end + 1]
+            self.send(206 if part else 200, headers, content, body)
 
     def send(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"", body: bool = True) -> None:
         """One whole answer."""
@@ -172,3 +181,15 @@ def serve(repos: dict[str, Repo] | None = None) -> Iterator[FakeHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Have huggingface_hub ask this endpoint; HF_ENDPOINT itself is read when it is imported."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    disable_progress_bars()

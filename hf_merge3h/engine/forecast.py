@@ -53,6 +53,7 @@ def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
         "tensors": len(plan.specs),
         "bytes_read": plan.bytes_read,
         "bytes_written": plan.bytes_written,
+        "bytes_downloaded": plan.bytes_absent,
         "peak_memory": plan.peak_memory,
         "seconds": round(sum(map(_seconds, plan.steps)), 1),
         "warnings": list(plan.recipe.warnings),
@@ -115,6 +116,8 @@ def plan_text(plan: StreamPlan | AdapterPlan) -> str:
     if "seconds" in facts:
         total += f" and some {facts['seconds']:g} s"
     lines.append(f"{total}, on {facts['device']}")
+    if facts.get("bytes_downloaded"):
+        lines.append(f"downloads {size(facts['bytes_downloaded'])} from the Hub first, of which only headers were read")
     if facts.get("vocabulary"):
         lines.append(f"the output's vocabulary has {facts['vocabulary']:,} rows")
     lines += [f"warning: {warning}" for warning in facts["warnings"]]

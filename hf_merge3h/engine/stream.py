@@ -234,6 +234,8 @@ def merge_plan(
         raise wrong("out", str(out), f"is or holds the input {inside[0]}; give another folder")
     output.check_space(plan.bytes_written + _MARGIN)
     card = read_old(output.target)
+    for model in plan.models:
+        model.checkpoint.fetch()
     with output as folder:
         return StreamRun(plan, folder, size, diagnostics, tell, card)()
 

@@ -138,6 +138,11 @@ class StreamPlan:
         return sum(nbytes(spec) for spec in self.specs.values())
 
     @property
+    def bytes_absent(self) -> int:
+        """Bytes of the inputs that are still on the Hub alone, each file once."""
+        return sum({model.found.folder: model.checkpoint.bytes_absent for model in self.models}.values())
+
+    @property
     def peak_memory(self) -> int:
         """About how much anonymous memory it takes: the program, and the largest steps, one for each worker."""
         largest = sorted(map(peak, self.steps), reverse=True)

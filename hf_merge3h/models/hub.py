@@ -11,6 +11,7 @@ from typing import Literal
 from ..errors import RequestError, SourceError, bad, show, wrong
 from .cards import FILE as MODEL_CARD
 from .place import Where, one_line, snapshot
+from .remote import Remote, remote_of
 from .types import HubOptions
 from .weights.headers import (
     ADAPTER_CONFIG,
@@ -38,6 +39,7 @@ class ResolvedSource:
         commit: the Hub's commit, 40 hex digits; None for a local folder.
         given: what the user wrote.
         repo: the Hub id; None for a local folder.
+        remote: of whole weights that were not downloaded, the files on the Hub.
     """
 
     kind: Kind
@@ -45,6 +47,7 @@ class ResolvedSource:
     commit: str | None
     given: str
     repo: str | None = None
+    remote: Remote | None = None
 
 
 def resolve(
@@ -56,6 +59,7 @@ def resolve(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     kind: Kind | None = None,
+    headers_only: bool = False,
 ) -> ResolvedSource:
     """Find a source, downloading what is needed of it and nothing else.
 
@@ -64,6 +68,7 @@ def resolve(
         token, revision, subfolder, cache_dir, local_files_only: as everywhere in huggingface_hub. A local folder has
             no revision.
         kind: what it must be; None takes an adapter where there is an adapter_config.json, else whole weights.
+        headers_only: do not download whole weights: `remote` says where they lie. Offline that cannot be told.
 
     Raises:
         SourceError: it does not exist, is not accessible, cannot be reached, or holds nothing of use.
@@ -80,7 +85,7 @@ def resolve(
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     where = Where(repo, revision, below, options)
     with one_line(where):
-        return _download(where, given, kind)
+        return _download(where, given, kind, headers_only)
 
 
 def describe(source: str, hub: HubOptions) -> ResolvedSource:
@@ -183,7 +188,9 @@ def _split(given: str, revision: str | None) -> tuple[str, str | None]:
     return repo, revision
 
 
-def _download(where: Where, given: str, kind: Kind | None) -> ResolvedSource:
+def _download(where: Where, given: str, kind: Kind | None, headers_only: bool) -> ResolvedSource:
+    from huggingface_hub import is_offline_mode
+
     root = snapshot(where, where.revision, _CARDS)
     folder, commit = root / where.subfolder, root.name
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
@@ -195,7 +202,14 @@ def _download(where: Where, given: str, kind: Kind | None) -> ResolvedSource:
     else:
         # Only what the index names: a repository often holds the same weights in other formats and precisions too.
         index = folder / INDEX
-        wanted = list(read_index(index, show(given))) if index.is_file() else [WEIGHTS]
+        shards = read_index(index, show(given)) if index.is_file() else {WEIGHTS: None}
+        wanted = list(shards)
+        here = all((folder / name).is_file() for name in wanted)
+        if headers_only and not here and not where.options["local_files_only"] and not is_offline_mode():
+            remote = remote_of(where, commit, folder, shards)
+            if len(remote.sizes) < len(wanted):
+                raise _missing(where, commit, [name for name in wanted if name not in remote.sizes], found)
+            return ResolvedSource(found, folder, commit, given, where.repo, remote)
     # The commit, not the branch: the second step must see what the first one saw.
     snapshot(where, commit, (*_CARDS, *wanted))
     missing = [name for name in wanted if not (folder / name).is_file()]

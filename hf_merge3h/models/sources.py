@@ -19,7 +19,7 @@ from .rows import Rows
 from .types import HubOptions, TensorSpec
 from .weights.checkpoint import Checkpoint
 from .weights.headers import ADAPTER_CONFIG
-from .weights.loading import check_folder
+from .weights.loading import open_folder
 
 if TYPE_CHECKING:
     from .experts import AdaptedBase
@@ -125,20 +125,22 @@ def open_source(source: str, adapters: Sequence[str], label: str, hub: HubOption
         RequestError: quantised, an adapter where a model belongs, an adapter that does not fit.
         SourceError: the files cannot be read.
     """
-    found = _resolve(source, hub)
+    found = _resolve(source, hub, headers_only=True)
     if found.kind == "adapter":
         raise RequestError(
             f"{label}: is an adapter, and a model belongs here; write it as base_model+adapter, or merge adapters with "
             "peft_model.merge_3h"
         )
-    config = check_folder(found.folder, label)
-    checkpoint = Checkpoint(found.folder, label)
+    config, checkpoint = open_folder(found.folder, label, found.remote)
     opened = _open_adapters(adapters, found, checkpoint, label, hub) if adapters else ()
     return SourceModel(label, found, checkpoint, opened, config, hub)
 
 
-def _resolve(source: str, hub: HubOptions) -> ResolvedSource:
-    return resolve(source, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only)
+def _resolve(source: str, hub: HubOptions, headers_only: bool = False) -> ResolvedSource:
+    return resolve(
+        source, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only,
+        headers_only=headers_only,
+    )  # fmt: skip
 
 
 def _open_adapters(

@@ -13,7 +13,7 @@ from hf_merge3h.errors import RequestError, SourceError
 from hf_merge3h.models.hub import resolve
 from hf_merge3h.models.origin import card_of
 from hf_merge3h.models.types import HubOptions
-from tests.fake_hub import TOKEN, Repo, serve
+from tests.fake_hub import TOKEN, Repo, point, serve
 
 CONFIG = json.dumps({"model_type": "llama"}).encode()
 TENSORS = save({"weight": torch.ones(2)})
@@ -61,19 +61,8 @@ def hub():
 @pytest.fixture(autouse=True)
 def _client(hub, monkeypatch):
     """The real client, pointed at the fake Hub; HF_ENDPOINT itself is read when huggingface_hub is imported."""
-    _point(monkeypatch, hub.endpoint)
+    point(monkeypatch, hub.endpoint)
     hub.asked.clear()
-
-
-def _point(monkeypatch, endpoint):
-    from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
-
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    disable_progress_bars()
 
 
 def _refused(source, error=SourceError, **options):
@@ -199,7 +188,7 @@ def test_no_network(hub, tmp_path, monkeypatch):
         unused.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         resolve("me/whole", cache_dir=tmp_path)
-        _point(monkeypatch, endpoint)
+        point(monkeypatch, endpoint)
         assert resolve("me/whole", cache_dir=tmp_path).kind == "weights"  # from the cache
         text = _refused("me/adapter", cache_dir=tmp_path, token=TOKEN)
         assert endpoint in text

@@ -35,12 +35,14 @@ def note(model: Any, adapter: str, source: Any, options: Mapping[str, Any]) -> N
         options: its other arguments; of the Hub's, `revision`, `subfolder` and `cache_dir` count.
     """
     local = Path(source).expanduser()
-    below, known = options.get("subfolder"), {key: options.get(key) for key in ("revision", "cache_dir")}
+    below, revision, cache = (options.get(name) for name in ("subfolder", "revision", "cache_dir"))
     try:
         if local.is_dir():
             found = resolve(str(local / below) if below else str(source), kind="adapter")
         else:
-            found = resolve(str(source), subfolder=below, kind="adapter", local_files_only=True, **known)
+            found = resolve(
+                str(source), subfolder=below, revision=revision, cache_dir=cache, kind="adapter", local_files_only=True
+            )
     except (MergeError, OSError):
         return
     setattr(model.peft_config[adapter], _NOTE, found)

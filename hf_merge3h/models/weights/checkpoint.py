@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from ...errors import Problems, SourceError, show
 from ..types import TensorSpec
 from .headers import Place, read_json, read_places, weight_files
+
+if TYPE_CHECKING:
+    from ..remote import Remote
 
 _OPEN_FILES = 4  # a sharded model has hundreds; the engine walks through them in order
 
@@ -26,19 +29,26 @@ class Checkpoint:
     Args:
         folder: holds model.safetensors, or model.safetensors.index.json and its shards.
         label: how errors call it.
+        remote: the same files on the Hub, where some are not on this machine: of these the headers are asked there,
+            and they are downloaded when a tensor is wanted, or all by `fetch`.
 
     Raises:
         SourceError: nothing there that can be read (pickle, GGUF), or a missing, truncated or corrupted file.
     """
 
-    def __init__(self, folder: Path, label: str) -> None:
-        self.folder, self.label = Path(folder), label
+    def __init__(self, folder: Path, label: str, remote: Remote | None = None) -> None:
+        self.folder, self.label, self.remote = Path(folder), label, remote
+        self._promised: dict[str, dict[str, Place]] = {}
         self._specs: dict[str, TensorSpec] = {}
         self._files: dict[str, str] = {}
         self._places: dict[str, Place] = {}
         problems = Problems(f"{label}: {folder} contradicts itself", SourceError)
-        for file, promised in weight_files(self.folder, label).items():
-            header = read_places(self.folder / file, label)
+        absent = remote.absent if remote else ()
+        for file, promised in (remote.files if remote else weight_files(self.folder, label)).items():
+            if remote and file in absent:
+                header = self._promised[file] = remote.places(file, label)
+            else:
+                header = read_places(self.folder / file, label)
             for name in promised or ():
                 if name not in header:
                     problems.add(f"the index says that {show(name)} is in {file}, and it is not")
@@ -71,6 +81,26 @@ class Checkpoint:
             raise SourceError(
                 f"{self.label}: tensor {name!r} of {self.folder / file} cannot be read: {problem}"
             ) from None
+
+    @property
+    def bytes_absent(self) -> int:
+        """Bytes of the files that `fetch` would download."""
+        return sum(self.remote.sizes[file] for file in self._promised) if self.remote else 0
+
+    def fetch(self, files: Iterable[str] | None = None) -> None:
+        """Have these files, or all, on this machine.
+
+        Raises:
+            SourceError: one cannot be downloaded, or is not what its header on the Hub promised.
+        """
+        wanted = [file for file in files or tuple(self._promised) if file in self._promised]
+        if not wanted or self.remote is None:
+            return
+        self.remote.fetch(wanted)
+        for file in wanted:
+            if read_places(self.folder / file, self.label) != self._promised[file]:
+                raise SourceError(f"{self.label}: {self.folder / file} is not what the Hub described; try again")
+            del self._promised[file]
 
     def without(self, names: Iterable[str]) -> Checkpoint:
         """This checkpoint, with these tensors left out from now on."""
@@ -113,6 +143,7 @@ class Checkpoint:
 
     def _handle(self, file: str) -> Any:
         if file not in self._open:
+            self.fetch((file,))
             if len(self._open) >= _OPEN_FILES:
                 self._open.popitem(last=False)[1].__exit__(None, None, None)
             self._open[file] = safe_open(self.folder / file, framework="pt").__enter__()

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import Problems, RequestError
 from .checkpoint import Checkpoint
 from .compare import compare, drop_aliases
-from .loading import check_folder, load_whole
+from .loading import load_whole, open_folder
 from .module import LiveModule, live_expert
 from .ties import is_pretrained
 
@@ -28,8 +28,7 @@ def open_expert_weights(folder: Path, base: LiveModule, label: str) -> Checkpoin
         RequestError: quantised, another architecture, or tensors that differ; all of them listed.
         SourceError: the files cannot be read.
     """
-    config = check_folder(folder, label)
-    checkpoint = Checkpoint(folder, label)
+    config, checkpoint = open_folder(folder, label)
     problems = Problems(f"{label} cannot be merged into the base", RequestError)
     drop_aliases(base, checkpoint, problems)
     wanted = set(base.specs()) | set(base.constants())

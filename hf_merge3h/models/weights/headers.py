@@ -63,8 +63,10 @@ def read_places(path: Path, label: str) -> dict[str, Place]:
         SourceError: missing, truncated, corrupted, or a header that contradicts itself or the file.
     """
 
+    shown = f"{label}: {path}"
+
     def broken(reason: str) -> SourceError:
-        return SourceError(f"{label}: {path} is no whole safetensors file: {reason}; download or save it again")
+        return _broken(shown, reason)
 
     try:
         size = path.stat().st_size
@@ -88,6 +90,22 @@ def read_places(path: Path, label: str) -> dict[str, Place]:
         raise broken(f"its header is no JSON ({show(str(problem))})") from None
     except RecursionError:
         raise broken("its header is nested too deeply") from None
+    return check_places(header, 8 + length, size, shown)
+
+
+def _broken(shown: str, reason: str) -> SourceError:
+    return SourceError(f"{shown} is no whole safetensors file: {reason}; download or save it again")
+
+
+def check_places(header: Any, first: int, size: int, shown: str) -> dict[str, Place]:
+    """The places that a header tells; checks that they fill the file.
+
+    Args:
+        header: the parsed JSON.
+        first: the byte behind it, where tensors begin.
+        size: of the file, in bytes.
+        shown: how an error calls the file.
+    """
     places: dict[str, Place] = {}
     for name, entry in header.items() if isinstance(header, dict) else [("header", header)]:
         if name == "__metadata__":
@@ -97,17 +115,17 @@ def read_places(path: Path, label: str) -> dict[str, Place]:
             fits = end - start == math.prod(shape) * dtype.itemsize and min((*shape, start)) >= 0
             whole = all(type(each) is int for each in (*shape, start, end))
         except (TypeError, KeyError, ValueError):
-            raise broken(f"tensor {show(name)} has the entry {show(entry)}") from None
+            raise _broken(shown, f"tensor {show(name)} has the entry {show(entry)}") from None
         if not (whole and fits):
-            raise broken(f"tensor {show(name)} lies about its size: {show(entry)}")
-        places[name] = Place(TensorSpec(shape, dtype), 8 + length + start, 8 + length + end)
-    reached = 8 + length
+            raise _broken(shown, f"tensor {show(name)} lies about its size: {show(entry)}")
+        places[name] = Place(TensorSpec(shape, dtype), first + start, first + end)
+    reached = first
     for start, end in sorted((place.start, place.end) for place in places.values()):
         if start != reached:
-            raise broken("tensors overlap or leave gaps")
+            raise _broken(shown, "tensors overlap or leave gaps")
         reached = end
     if reached != size:
-        raise broken(f"its header promises {reached - 8 - length} bytes of tensors, and {size - 8 - length} are there")
+        raise _broken(shown, f"its header promises {reached - first} bytes of tensors, and {size - first} are there")
     return places
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,9 +13,22 @@ from ...errors import Problems, RequestError, SourceError
 from ..lock import PATCHED_TORCH
 from .checkpoint import Checkpoint, read_config
 
+if TYPE_CHECKING:
+    from ..remote import Remote
+
 
 def check_folder(folder: Path, label: str) -> dict[str, Any]:
-    """The config of a folder whose weights are whole numbers in whole files.
+    """The config of a folder that `open_folder` takes; nothing stays open."""
+    config, checkpoint = open_folder(folder, label)
+    checkpoint.close()
+    return config
+
+
+def open_folder(folder: Path, label: str, remote: Remote | None = None) -> tuple[dict[str, Any], Checkpoint]:
+    """Config and weights of a folder whose weights are whole numbers in whole files.
+
+    Args:
+        folder, label, remote: as `Checkpoint` takes them.
 
     Raises:
         RequestError: they are quantised.
@@ -27,12 +40,11 @@ def check_folder(folder: Path, label: str) -> dict[str, Any]:
             f"{label}: {folder} holds quantised weights (config.json has a quantization_config); merge the weights it "
             "was quantised from, or load it, model.dequantize(), and save that"
         )
-    checkpoint = Checkpoint(folder, label)
+    checkpoint = Checkpoint(folder, label, remote)
     packed = [name for name, spec in checkpoint.specs().items() if spec.dtype.itemsize == 1]
-    checkpoint.close()
     if packed:
         raise RequestError(f"{label}: {folder} holds quantised weights ({packed[0]!r} has 8 bits); merge the original")
-    return config
+    return config, checkpoint
 
 
 def load_whole(kind: Any, folder: Path, label: str) -> Any:
