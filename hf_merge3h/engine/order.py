@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 _SAMPLE = 64  # entries of each tensor that a live model is told by
+_BEFORE_ALL = "\0"  # comes before whatever a name may go on with
 
 
 def order_of(roles: Sequence[str], sources: Sequence[Any]) -> list[int]:
@@ -37,8 +38,17 @@ def _key(role: str, source: Any) -> tuple[int, str]:
     if not re.fullmatch(r"expert_\d+", role):
         return 0, role
     if isinstance(source, (str, os.PathLike)):
-        return 1, os.fspath(source)
+        return 1, os.fspath(source).replace("@", _BEFORE_ALL)  # `me/a` stays before `me/a2` when a commit is noted
     return 2, fingerprint(source)
+
+
+def name_of(source: str, adapters: Sequence[str]) -> str:
+    """What a recipe's model is sorted by: its adapters, if it has some, for `model.merge_3h` knows nothing else.
+
+    >>> sorted(["me/whole", name_of("me/zero", ["me/b"]), name_of("me/zero", ["me/b2"])])[0].split(_BEFORE_ALL)
+    ['me/b', 'me/zero']
+    """
+    return _BEFORE_ALL.join((*adapters, source))
 
 
 def fingerprint(model: Any) -> str:

@@ -18,7 +18,7 @@ from ..recipes.types import PASSTHROUGH, ModelReference, Recipe, TensorJob
 from ..registry import get_method
 from .depth import Stack, changed_stacks, set_depths
 from .matching import match_vocabularies
-from .order import order_of
+from .order import name_of, order_of
 from .plan import Group, kind_of, spacing_of
 from .request import Request, resolve_device, resolve_dtype
 from .stream_plan import Input, Step, StreamPlan
@@ -199,8 +199,8 @@ def _merge(
     inputs = [
         _input(models[index], name, job, role, base) for role, (index, name) in zip(roles, job.inputs, strict=True)
     ]
-    given = [recipe.models[index].given or recipe.models[index].source for index, _ in job.inputs]
-    order = list(range(count)) if method.ordered else order_of(roles, given)
+    named = [name_of(recipe.models[index].source, recipe.models[index].adapters) for index, _ in job.inputs]
+    order = list(range(count)) if method.ordered else order_of(roles, named)
     request = Request(
         method=method,
         parameters={

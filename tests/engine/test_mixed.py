@@ -1,0 +1,76 @@
+"""Adapters, whole models, and both together: a streamed merge has the bits of `model.merge_3h`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hf_merge3h
+from hf_merge3h.engine.order import name_of, order_of
+from tests.engine.models import llama, peft_model, quiet, whole_experts
+from tests.engine.recipes import save, weights
+
+#: Three experts each. The base's name comes before the whole models', and theirs before the adapters': an order by
+#: `base+adapter` is another one than by `adapter`.
+MIXES = {
+    "adapters": ("p", "q", "r"),
+    "mixed": ("p", "q", "m"),
+    "mostly whole": ("n", "m", "q"),
+    "whole": ("m", "n", "o"),
+}
+METHODS = ("task_arithmetic", "ties", "dare_ties", "sce", "consensus_ta", "tsv_merge")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The base "b", the whole models "m", "n", "o" and the adapters "p", "q", "r" of one tiny family."""
+    root = tmp_path_factory.mktemp("mixed")
+    base = llama(hidden_size=32, intermediate_size=48)
+    save(base, root / "b")
+    for name, expert in zip("mno", whole_experts(base), strict=True):
+        save(expert, root / name)
+    for seed, name in enumerate("pqr"):
+        adapter = peft_model(base, {"default": {"target_modules": ["q_proj", "v_proj", "down_proj"]}}, seed=seed)
+        adapter.save_pretrained(root / name)
+    return root, base
+
+
+def as_models(root: Path, names: tuple[str, ...]) -> list[str]:
+    return [f"{root / 'b'}+{root / name}" if name in "pqr" else str(root / name) for name in names]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("method", METHODS)
+def test_streamed_is_merged_in_memory(method: str, mix: str, folder: tuple[Path, Any], tmp_path: Path) -> None:
+    root, base = folder
+    live: Any = copy.deepcopy(base)
+    with quiet():
+        live.merge_3h([str(root / name) for name in MIXES[mix]], method=method, progress=False)
+    told = {
+        "merge_method": method,
+        "base_model": str(root / "b"),
+        "models": [{"model": model, "parameters": {"weight": 1.0}} for model in as_models(root, MIXES[mix])],
+        "parameters": {
+            name: value
+            for name, value in live.merge_report.parameters.items()
+            if value is not None and not isinstance(value, tuple)
+        },
+    }
+    with quiet():
+        hf_merge3h.merge_recipe(told, tmp_path / "out", device="cpu", progress=False)
+    state = live.state_dict()
+    for name, tensor in weights(tmp_path / "out").items():
+        near = {"rtol": 0.0, "atol": 1e-6 if method == "tsv_merge" else 0.0}
+        assert torch.allclose(tensor, state[name], **near), name
+
+
+def test_what_experts_are_sorted_by() -> None:
+    unnamed = ["expert_1", "expert_2", "expert_3"]
+    assert order_of(unnamed, ["z/1", "a/2", "m"]) == [1, 2, 0]
+    assert order_of(unnamed, [name_of("base", ["z/1"]), name_of("base", ["a/2"]), name_of("m", [])]) == [1, 2, 0]
+    assert order_of(unnamed[:2], [name_of("b", ["lora"]), name_of("a", ["lora"])]) == [1, 0]
+    assert order_of(unnamed[:2], ["me/a2", "me/a"]) == order_of(unnamed[:2], ["me/a2@0f", "me/a@0f"]) == [1, 0]
