@@ -53,7 +53,22 @@ class RequestError(MergeError, ValueError):
         if self.instead is None:
             return self
         name, value = self.instead
-        reason = self.reason.removesuffix(_or_pass(name, value)) + f"; or set {name}: {json.dumps(value)}"
+        return self._with(f"set {name}: {json.dumps(value)}")
+
+    def of_command_line(self) -> RequestError:
+        """The same error as who typed a command is told it: what would do too is a flag.
+
+        >>> str(bad("out", "m", "a new folder", instead=("overwrite", True)).of_command_line())
+        "out='m': expected a new folder; or pass --overwrite"
+        """
+        if self.instead is None or self.instead[1] is not True:
+            return self
+        return self._with(f"pass --{self.instead[0].replace('_', '-')}")
+
+    def _with(self, remedy: str) -> RequestError:
+        """The same error with another remedy than Python's."""
+        assert self.instead is not None
+        reason = self.reason.removesuffix(_or_pass(*self.instead)) + f"; or {remedy}"
         return wrong(self.argument, self.value, reason, type(self))
 
 

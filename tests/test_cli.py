@@ -188,6 +188,13 @@ def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_that_exists_is_replaced_by_a_flag(capsys, recipe, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    code, out, err = run(capsys, "merge", str(recipe), str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.endswith("expected a folder that does not exist; give another one; or pass --overwrite\n")
+
+
 ENDING = """
 import atexit, sys
 from huggingface_hub.utils import tqdm

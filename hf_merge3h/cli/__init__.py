@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="hf-merge3h")
     except RequestError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error.of_command_line()}", err=True)
         sys.exit(2)
     except MergeError as error:
         typer.echo(f"error: {error}", err=True)

@@ -100,21 +100,23 @@ def _seconds(step: Step) -> float:
 def plan_text(plan: StreamPlan | AdapterPlan) -> str:
     """The same, to be read."""
     facts = plan_facts(plan)
-    lines = [f"{facts['recipe']}: {len(facts['models'])} models -> {facts['tensors']} tensors ({facts['kind']})"]
+    models, tensors = _number(len(facts["models"]), "model"), _number(facts["tensors"], "tensor")
+    lines = [f"{facts['recipe']}: {models} -> {tensors} ({facts['kind']})"]
     lines += [f"  {label}" for label in facts["models"]]
     for group in facts["groups"]:
         shape = " x ".join(map(str, group["shape"])) or "scalar"
-        line = f"  {group['method']}: {group['tensors']} tensors of {shape}, {group['experts']} experts"
+        tensors, experts = _number(group["tensors"], "tensor"), _number(group["experts"], "expert")
+        line = f"  {group['method']}: {tensors} of {shape}, {experts}"
         if "bytes_read" in group:
             line += (
                 f"; {size(group['bytes_read'])} read, {size(group['bytes_written'])} written ({group['dtype']}), "
-                f"{size(group['peak_memory'])} of memory, some {group['seconds']:g} s"
+                f"{size(group['peak_memory'])} of memory, {_about(group['seconds'])}"
             )
         lines.append(line)
     total = f"reads {size(facts['bytes_read'])}, writes about {size(facts['bytes_written'])}, takes about "
     total += f"{size(facts['peak_memory'])} of memory"
     if "seconds" in facts:
-        total += f" and some {facts['seconds']:g} s"
+        total += f" and {_about(facts['seconds'])}"
     lines.append(f"{total}, on {facts['device']}")
     if facts.get("bytes_downloaded"):
         lines.append(f"downloads {size(facts['bytes_downloaded'])} from the Hub first, of which only headers were read")
@@ -122,6 +124,22 @@ def plan_text(plan: StreamPlan | AdapterPlan) -> str:
         lines.append(f"the output's vocabulary has {facts['vocabulary']:,} rows")
     lines += [f"warning: {warning}" for warning in facts["warnings"]]
     return "\n".join(lines)
+
+
+def _number(count: int, what: str) -> str:
+    """
+    >>> _number(1, "tensor"), _number(2, "tensor")
+    ('1 tensor', '2 tensors')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _about(seconds: float) -> str:
+    """
+    >>> _about(0.04), _about(2.5)
+    ('less than 0.1 s', 'some 2.5 s')
+    """
+    return f"some {seconds:g} s" if seconds >= 0.1 else "less than 0.1 s"
 
 
 def size(count: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hf_merge3h.engine import workers
+from hf_merge3h.engine.forecast import plan_text
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import peak
 from tests.engine.recipes import family, recipe
@@ -31,3 +32,11 @@ def test_what_is_drawn_takes_a_bit_an_entry(tmp_path: Path) -> None:
     for one, other in zip(drawn, trimmed, strict=True):
         entries = one.group.numbers * len(one.inputs) if one.group else 0
         assert peak(one) - peak(other) == entries // 8
+
+
+def test_a_plan_speaks_of_one_thing_as_of_one(tmp_path: Path) -> None:
+    family(tmp_path)
+    text = plan_text(make_stream_plan(recipe(tmp_path, "ties"), device="cpu"))
+    assert "ties: 1 tensor of 50 x 16, 3 experts" in text
+    assert text.splitlines()[-1].endswith("and less than 0.1 s, on cpu")
+    assert "some 0 s" not in text

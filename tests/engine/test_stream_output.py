@@ -57,11 +57,13 @@ def test_a_disk_that_fills_up_leaves_nothing(tiny_family: Any, tmp_path: Path, m
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copyfile", full)  # the weights are written by then
-        with pytest.raises(OutputError, match=r"out=.*No space left"):
+        with pytest.raises(
+            OutputError, match=r"out=.*No space left on device; free some space there, or give another folder"
+        ):
             run(recipe(folder, "ties"), tmp_path / "out")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-        with pytest.raises(RequestError, match=r"bytes of free space; 1,000 are left"):
+        with pytest.raises(RequestError, match=r"bytes of free space, and 1,000 are left at .*; free some space"):
             run(recipe(folder, "ties"), tmp_path / "out")
     (folder / "base" / "vocab.txt").unlink()
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,9 @@ except ImportError:  # Windows: no locks, and so nothing of another run is ever 
 _LOCK = ".lock"
 #: What a folder that may be replaced holds: a model, or an earlier output.
 _MODEL_FILES = ("merge3h.json", "config.json", "model.safetensors", "model.safetensors.index.json")
+_REPLACE = ("overwrite", True)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MORE_SPACE = "free some space there, or give another folder"
 
 
 class OutputFolder:
@@ -60,7 +64,7 @@ class OutputFolder:
             raise bad("out", str(target), "a folder, and this is a file")
         if target.is_dir() and (names := os.listdir(target)):
             if not self.overwrite:
-                raise bad("out", str(target), "a folder that does not exist", "give another one, or overwrite")
+                raise bad("out", str(target), "a folder that does not exist", "give another one", instead=_REPLACE)
             if not any(name in names for name in _MODEL_FILES):
                 raise bad(
                     "out", str(target), "a folder that holds a model, where it is to be overwritten", "give another one"
@@ -72,7 +76,8 @@ class OutputFolder:
         """Raise a RequestError where the file system has less than `needed` bytes left."""
         free = shutil.disk_usage(self.place).free
         if free < needed:
-            raise bad("out", str(self.target), f"{needed:,} bytes of free space; {free:,} are left at {self.place}")
+            expected = f"{needed:,} bytes of free space, and {free:,} are left at {self.place}"
+            raise bad("out", str(self.target), expected, _MORE_SPACE)
 
     def __enter__(self) -> Path:
         self.check()
@@ -107,7 +112,8 @@ class OutputFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _error(self, problem: OSError) -> OutputError:
-        return OutputError(f"out={str(self.target)!r}: cannot be written: {problem.strerror or problem}")
+        remedy = _MORE_SPACE if problem.errno in _FULL else "give another folder"
+        return OutputError(f"out={str(self.target)!r}: cannot be written: {problem.strerror or problem}; {remedy}")
 
     @property
     def _prefix(self) -> str:

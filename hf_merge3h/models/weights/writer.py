@@ -9,7 +9,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import OutputError, bad
+from ...errors import bad
 from ..types import TensorSpec
 from .ahead import FileHash
 from .headers import INDEX, SAFE_NAMES, WEIGHTS
@@ -111,7 +110,7 @@ class ShardWriter:
         hashes: take the BLAKE3 of each file on the way.
 
     Raises:
-        OutputError: where the disk is full or a file cannot be written.
+        OSError: where the disk is full or a file cannot be written; `OutputFolder` says where.
     """
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...], *, hashes: bool = True) -> None:
@@ -121,11 +120,10 @@ class ShardWriter:
         self._written = dict.fromkeys(self._places, 0)
         self._awaited = {name for name, size in self._sizes.items() if size}
         self._open: tuple[str, int, io.FileIO] | None = None
-        with self._told():
-            for shard in shards:
-                with (folder / shard.file).open("wb") as file:
-                    file.write(shard.header)
-                    file.truncate(shard.size)
+        for shard in shards:
+            with (folder / shard.file).open("wb") as file:
+                file.write(shard.header)
+                file.truncate(shard.size)
         self._behind = _HashBehind(folder, shards) if hashes else None
 
     def write(self, name: str, part: Tensor) -> None:
@@ -134,13 +132,12 @@ class ShardWriter:
         data = memoryview(entries)
         shard, start = self._places[name]
         assert self._written[name] + len(data) <= self._sizes[name], f"{name!r} is too long"
-        with self._told():
-            file = self._file(shard.file)
-            file.seek(start + self._written[name])
-            while len(data):  # a full disk may take a part
-                count = file.write(data[:_AT_ONCE])
-                self._written[name] += count
-                data = data[count:]
+        file = self._file(shard.file)
+        file.seek(start + self._written[name])
+        while len(data):  # a full disk may take a part
+            count = file.write(data[:_AT_ONCE])
+            self._written[name] += count
+            data = data[count:]
         if self._written[name] == self._sizes[name]:
             self._awaited.discard(name)
 
@@ -154,10 +151,9 @@ class ShardWriter:
         """Write the index; the hashes of all files (none where they were not asked for)."""
         self._close()
         assert not self._awaited, f"not written: {sorted(self._awaited)}"
-        with self._told():
-            if len(self._shards) > 1:
-                write_index(self._folder, self._shards)
-            return {} if self._behind is None else self._behind.finish()
+        if len(self._shards) > 1:
+            write_index(self._folder, self._shards)
+        return {} if self._behind is None else self._behind.finish()
 
     def abort(self) -> None:
         """Stop as soon as possible; what has been written is the caller's to remove."""
@@ -176,13 +172,6 @@ class ShardWriter:
         if self._open is not None:
             self._open[2].close()
             self._open = None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as problem:
-            raise OutputError(f"{self._folder.parent}: cannot be written: {problem.strerror or problem}") from None
 
 
 class _HashBehind:

@@ -116,6 +116,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys, torch\n"
         "from pathlib import Path\n"
+        "from hf_merge3h.errors import OutputError\n"
         "from hf_merge3h.models.weights.writer import *\n"
         "from hf_merge3h.models.weights.output import OutputFolder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -132,7 +133,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
     assert ended.returncode == 1, ended.stderr
-    assert "File too large" in ended.stdout
+    assert ended.stdout.startswith(f"out='{tmp_path / 'out'}': cannot be written: File too large; free some space")
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1 << 16
 
