@@ -7,8 +7,8 @@ from typing import Any
 
 from ..errors import RequestError, near, nearest
 from .marks import Marked, Path
-from .mergekit import MERGEKIT_NAMES, Rules
-from .parameters import Settings, read_setting
+from .mergekit import MERGEKIT_NAMES, Rules, check_value
+from .parameters import Settings, read_setting, scalars_of
 
 TOP = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype", "tokenizer_source",
@@ -38,6 +38,7 @@ class Page:
         self.rules: Rules | None = None
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self._settings: list[tuple[Rules, str, Any, Path]] = []
 
     def bad(self, path: Path, value: object, expected: str, remedy: str = "") -> None:
         """Note a wrong value."""
@@ -104,7 +105,20 @@ class Page:
             setting = read_setting(given, here, self.text, self.problems)
             if setting is not None:
                 settings[name] = setting
+                self._settings.append((rules, name, setting, here))
         return settings
+
+    def refuse_values(self) -> None:
+        """Note the values that no method takes, for a recipe that is refused anyway.
+
+        Of others the tensors' jobs tell, which know what is used: a filter may keep a value from every tensor.
+        """
+        for rules, name, setting, path in self._settings:
+            for value, place in scalars_of(setting, path):
+                try:
+                    check_value(rules, name, value)
+                except RequestError as error:
+                    self.refused(place, error)
 
     def _counts(self, name: str, path: Path, rules: Rules, of_one_model: bool) -> bool:
         """Whether a parameter means something to the method; else a problem, a warning, or neither is noted."""

@@ -193,6 +193,15 @@ def as_ours(rules: Rules, name: str, value: Any) -> Any:
     return value
 
 
+def check_value(rules: Rules, given: str, value: Any) -> None:
+    """Raise a RequestError where a parameter, by its name in a file, never has such a value."""
+    ours = next((ours for ours, spellings in rules.spellings.items() if given in spellings), None)
+    if ours is None or (ours == "density" and value == 0 and rules.known):  # 0 leaves the expert out
+        return
+    parameter = next(each for each in rules.parameters if each.name == ours)
+    dataclasses.replace(parameter, per_expert=False).check(as_ours(rules, ours, value))
+
+
 def recipe_parameters(name: str) -> dict[str, Parameter]:
     """The parameters of a method as a recipe has them: by the recipe's names, with a recipe's defaults.
 

@@ -53,6 +53,22 @@ def filters_of(given: Any) -> Iterator[str]:
             yield from filters_of(each)
 
 
+def scalars_of(setting: Setting, path: Path) -> Iterator[tuple[Scalar, Path]]:
+    """All values of a setting, each with where it stands.
+
+    >>> list(scalars_of((Condition("mlp", 0.3, (0, "value")), Condition(None, 1, (1, "value"))), ("t",)))
+    [(0.3, ('t', 0, 'value')), (1, ('t', 1, 'value'))]
+    """
+    if not isinstance(setting, tuple):
+        yield setting, path
+        return
+    for index, each in enumerate(setting):
+        if isinstance(each, Condition):
+            yield from scalars_of(each.value, (*path, *each.steps))
+        else:
+            yield each, (*path, index)
+
+
 def read_setting(value: Any, path: Path, text: Marked, problems: list[str]) -> Setting | None:
     """Check one setting; what is wrong goes to `problems`."""
     if isinstance(value, Mapping):

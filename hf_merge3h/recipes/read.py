@@ -135,6 +135,7 @@ def _plain_fields(page: Page, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _error(page: Page) -> RequestError:
+    page.refuse_values()
     problems = Problems(f"{page.text.label} is no recipe that can be carried out")
     for problem in page.problems:
         problems.add(problem)

@@ -344,3 +344,24 @@ def test_recipes_of_mergekits_forms_are_read_without_a_word(form):
 
 def test_a_recipe_is_json(tmp_path):
     assert json.loads(json.dumps(read_recipe(GOOD).given)) == yaml.safe_load(GOOD)
+
+
+@pytest.mark.parametrize("wrong", ["weight: .nan", "densty: 0.5", "weight: [1, {value: 2}]"])
+def test_what_is_wrong_is_told_all_at_once(wrong):
+    text = f"""merge_method: ties
+base_model: b
+models:
+  - {{model: x, parameters: {{{wrong}}}}}
+  - {{model: y, parameters: {{density: [{{value: 0}}, {{filter: q, value: [0.5, 2]}}]}}}}
+  - {{model: z, parameters: {{density: 2}}}}
+parameters: {{rescale: l2, lambda: 0.7}}
+"""
+    with pytest.raises(RequestError) as caught:
+        read_recipe(text)
+    first, *others = str(caught.value).splitlines()[1:]
+    assert first.startswith("  - recipe:4: models[0].parameters.")
+    assert [each[4:].split(": expected")[0] for each in others] == [
+        "recipe:5: models[1].parameters.density[1].value[1]=2",
+        "recipe:6: models[2].parameters.density=2",
+        "recipe:7: parameters.rescale='l2'",
+    ]
