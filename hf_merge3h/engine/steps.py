@@ -217,6 +217,9 @@ def _merge(
     ranks = tuple(each.spec.rank for each in chosen)
     if base is not None and method.space == "delta" and all(each.own_base and each.spec.rank == 0 for each in chosen):
         return Step(job, spec, (_input(base[0], base[1], job, "base", None),), None)  # no adapter changes it
+    if method.space == "weight" and _untouched(chosen) and method.takes_deltas(parameters, weights):
+        first = chosen[0]
+        return Step(job, spec, (_input(first.model, first.name, job, first.label, None),), None)  # as live merges do
     vectors = base is not None and method.space == "delta"
     shape, stacked, spectral, low_rank, _ = kind_of(request, job.name, spec, ranks, vectors)
     rounded = [each.spec.dtype for each in chosen if each.spec.rank is None]
@@ -225,6 +228,15 @@ def _merge(
     group = Group(names, shape, stacked, spectral, ranks, low_rank, spacing, request.weights, request.parameters)
     setting = (method.name, tuple(sorted((k, v) for k, v in request.parameters.items())), request.roles)
     return Step(job, spec, chosen, base, request, group, setting=setting)
+
+
+def _untouched(inputs: Sequence[Input]) -> bool:
+    """Whether all are one tensor of one model with adapters, none of which changes it."""
+    places = {(each.model.found.folder, each.name) for each in inputs}
+    return len(places) == 1 and all(
+        each.model.adapters and not each.model.changed(each.name) and each.name not in each.model.rows
+        for each in inputs
+    )
 
 
 def _input(model: SourceModel, name: str, job: TensorJob, role: str, base: tuple[SourceModel, str] | None) -> Input:
