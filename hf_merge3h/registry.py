@@ -181,6 +181,10 @@ class Method:
             return True
         return self.delta_form if isinstance(self.delta_form, bool) else self.delta_form(parameters, weights)
 
+    def keeps_agreement(self, parameters: Mapping[str, Any], weights: Sequence[float]) -> bool:
+        """Whether a tensor that is the base's in every expert comes out as it is: no sum of other weights than 1."""
+        return isinstance(self.delta_form, bool) or self.delta_form(parameters, weights)
+
     def check_request(self, parameters: Mapping[str, Any], weights: Sequence[float]) -> None:
         """Raise a RequestError where the method's own `check` finds parameters and weights that do not fit together."""
         if self.check is not None:

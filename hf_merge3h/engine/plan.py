@@ -85,7 +85,7 @@ class Plan:
 def make_plan(
     request: Request, base: Mapping[str, TensorSpec], experts: Sequence[Expert], *, weights_at_hand: bool
 ) -> Plan:
-    """Group the tensors that at least one expert may change.
+    """Group the tensors that at least one expert may change (all, where the method changes what they agree on).
 
     Args:
         request: the checked request.
@@ -96,8 +96,9 @@ def make_plan(
     changed = [expert.specs() for expert in experts]
     vectors = request.method.space == "delta" or not weights_at_hand
     kinds: dict[tuple[Any, ...], list[str]] = {}
+    kept = request.method.keeps_agreement(request.parameters, request.weights)
     for name, spec in base.items():
-        if not any(name in specs for specs in changed):
+        if kept and not any(name in specs for specs in changed):
             continue
         ranks = tuple(specs[name].rank if name in specs else 0 for specs in changed)
         whole = [specs[name].dtype for specs in changed if name in specs and specs[name].rank is None]

@@ -217,7 +217,7 @@ def _merge(
     ranks = tuple(each.spec.rank for each in chosen)
     if base is not None and method.space == "delta" and all(each.own_base and each.spec.rank == 0 for each in chosen):
         return Step(job, spec, (_input(base[0], base[1], job, "base", None),), None)  # no adapter changes it
-    if method.space == "weight" and _untouched(chosen) and method.takes_deltas(parameters, weights):
+    if method.space == "weight" and _untouched(chosen) and method.keeps_agreement(parameters, weights):
         first = chosen[0]
         return Step(job, spec, (_input(first.model, first.name, job, first.label, None),), None)  # as live merges do
     vectors = base is not None and method.space == "delta"

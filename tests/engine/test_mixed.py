@@ -70,6 +70,26 @@ def test_streamed_is_merged_in_memory(method: str, mix: str, folder: tuple[Path,
         assert torch.allclose(tensor, state[name], **near), name
 
 
+def test_weights_that_do_not_add_up_to_1_count_where_no_adapter_changes_anything(
+    folder: tuple[Path, Any], tmp_path: Path
+) -> None:
+    root, base = folder
+    live: Any = copy.deepcopy(base)
+    with quiet():
+        live.merge_3h([str(root / name) for name in "pq"], method="linear", weights=[1.0, 1.0], normalize=False)
+    before = base.state_dict()["model.norm.weight"]
+    assert torch.equal(live.state_dict()["model.norm.weight"], 2 * before)
+    told = {
+        "merge_method": "linear",
+        "models": [{"model": model, "parameters": {"weight": 1.0}} for model in as_models(root, ("p", "q"))],
+        "parameters": {"normalize": False},
+    }
+    with quiet():
+        hf_merge3h.merge_recipe(told, tmp_path / "out", device="cpu", progress=False)
+    for name, tensor in weights(tmp_path / "out").items():
+        assert torch.equal(tensor, live.state_dict()[name]), name
+
+
 def test_what_experts_are_sorted_by() -> None:
     unnamed = ["expert_1", "expert_2", "expert_3"]
     assert order_of(unnamed, ["z/1", "a/2", "m"]) == [1, 2, 0]
