@@ -129,6 +129,16 @@ def _or_pass(name: str, value: object) -> str:
     return f"; or pass {name}={value!r}"
 
 
+def one_line_of(problem: BaseException) -> str:
+    """What an error of another library says, in one line.
+
+    >>> one_line_of(ValueError("Validation error for field 'depth':\\n    expected int")), one_line_of(KeyError())
+    ("Validation error for field 'depth': expected int", 'KeyError')
+    """
+    text = " ".join(str(problem).split())
+    return f"{text[:300]}..." if len(text) > 303 else text or type(problem).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint with the nearest known names, or all of them where none is near.
 

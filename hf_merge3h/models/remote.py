@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SourceError, show
+from ..errors import SourceError, one_line_of, show
 from .place import Where, one_line, snapshot
 from .weights.headers import Place, check_places
 
@@ -65,8 +65,7 @@ class Remote:
                     self.where.repo, below + name, revision=self.where.revision, token=self.where.options["token"]
                 )
         except (SafetensorsParsingError, AttributeError, KeyError, TypeError) as problem:
-            reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-            raise SourceError(f"{shown} is no whole safetensors file: {show(reason)}") from None
+            raise SourceError(f"{shown} is no whole safetensors file: {show(one_line_of(problem))}") from None
         entries = {
             tensor: {"dtype": told.dtype, "shape": told.shape, "data_offsets": list(told.data_offsets)}
             for tensor, told in header.tensors.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import Problems, RequestError, SourceError, show, wrong
+from ..errors import Problems, RequestError, SourceError, one_line_of, show, wrong
 from ..linalg.low_rank import LowRank
 from .hub import ResolvedSource, extra_files, resolve
 from .lock import PATCHED_TORCH
@@ -179,6 +179,7 @@ def _open_adapters(
 def skeleton_of(folder: Path, config: Mapping[str, Any], label: str) -> Any:
     """The model's structure without weights, by the class that its config names; code in the folder is never run."""
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     kinds = [getattr(transformers, str(name), None) for name in config.get("architectures") or ()]
     kind: Any = next((each for each in kinds if hasattr(each, "_from_config")), None)
@@ -191,6 +192,5 @@ def skeleton_of(folder: Path, config: Mapping[str, Any], label: str) -> Any:
         described = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with PATCHED_TORCH, torch.device("meta"):
             return kind._from_config(described)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise SourceError(f"{label}: its config.json describes no model: {reason}") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as problem:
+        raise SourceError(f"{label}: its config.json describes no model: {one_line_of(problem)}") from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
+from ..errors import SourceError, one_line_of
 from .lock import PATCHED_TORCH
 
 #: One of these is there wherever a tokenizer is.
@@ -52,9 +52,8 @@ def read_tokens(folder: Path, label: str) -> Tokens:
         content = json.loads(path.read_text(encoding="utf-8") if path.is_file() else _converted(folder))
         return as_tokens(content)
     except Exception as problem:  # of json, tokenizers and transformers, many kinds for broken and hostile files
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
         raise SourceError(
-            f"{label}: its tokenizer cannot be read, and vocabularies are matched by it: {reason}"
+            f"{label}: its tokenizer cannot be read, and vocabularies are matched by it: {one_line_of(problem)}"
         ) from None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from hf_merge3h.errors import RequestError
+from hf_merge3h.errors import RequestError, SourceError
 from hf_merge3h.models.experts import disk_names
-from hf_merge3h.models.open import Base, live_base, load_model, open_expert, plain_skeleton
+from hf_merge3h.models.open import Base, from_pretrained, live_base, load_model, open_expert, plain_skeleton
+from hf_merge3h.models.sources import skeleton_of
 from hf_merge3h.models.types import HubOptions
 from hf_merge3h.models.weights.module import LiveModule
 from tests.fake_hub import FakeHub, Repo, serve
@@ -93,3 +94,14 @@ def test_names_on_disk_of_what_an_adapter_changes() -> None:
         assert found["lm_head.weight"] == "lm_head.weight"
         fused = {name for name in names if "experts." in name}
         assert all(found[name] == name for name in fused)
+
+
+def test_a_config_whose_values_are_of_another_kind_is_told_in_one_line(tmp_path):
+    """transformers checks its configs by an error that is no ValueError."""
+    tiny.llama().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "attention_bias": None}))
+    with pytest.raises(SourceError, match="describes no model: Validation error for field 'attention_bias': TypeError"):
+        skeleton_of(tmp_path, config, "me/x")
+    with pytest.raises(SourceError, match=r"cannot be loaded as a .*: Validation error for field 'attention_bias'"):
+        from_pretrained(tmp_path, "me/x")

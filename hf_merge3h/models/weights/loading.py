@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import Problems, RequestError, SourceError
+from ...errors import Problems, RequestError, SourceError, one_line_of
 from ..lock import PATCHED_TORCH
 from .checkpoint import Checkpoint, read_config
 
@@ -54,7 +54,10 @@ def load_whole(kind: Any, folder: Path, label: str) -> Any:
         RequestError: lists missing, unexpected and mismatched tensors.
         SourceError: transformers cannot load it.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     problems = Problems(f"{label} does not fit a {kind.__name__}", RequestError)
+    known = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError, StrictDataclassError)
     try:
         with PATCHED_TORCH, _quiet(), torch.random.fork_rng(devices=[]):
             model, info = kind.from_pretrained(
@@ -65,9 +68,8 @@ def load_whole(kind: Any, folder: Path, label: str) -> Any:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError) as problem:
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise SourceError(f"{label}: {folder} cannot be loaded as a {kind.__name__}: {reason}") from None
+    except known as problem:
+        raise SourceError(f"{label}: {folder} cannot be loaded as a {kind.__name__}: {one_line_of(problem)}") from None
     for name in sorted(info["missing_keys"]):
         problems.add(f"{label}: tensor {name!r} of the base is missing")
     for name in sorted(info["unexpected_keys"]):
