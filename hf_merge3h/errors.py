@@ -41,8 +41,14 @@ class RequestError(MergeError, ValueError):
 
         >>> str(wrong("source", "./no", "no such folder").renamed("base"))
         "base='./no': no such folder"
+        >>> bad("out", "m", "a new folder", instead=("overwrite", True)).renamed("into").instead
+        ('overwrite', True)
         """
-        return wrong(argument, self.value, self.reason, type(self)) if self.argument else self
+        if not self.argument:
+            return self
+        error = wrong(argument, self.value, self.reason, type(self))
+        error.instead = self.instead
+        return error
 
     def of_recipe(self) -> RequestError:
         """The same error as a recipe's reader is told it: what would do too is written as it stands in YAML.

@@ -58,7 +58,7 @@ def merge(
 def plan(
     recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
 ) -> None:
-    """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing, downloads no weights."""
+    """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing. Of Hub models headers are read."""
     from ..recipes.read import read_recipe
 
     read = read_recipe(recipe)  # before torch is imported, as in `merge`

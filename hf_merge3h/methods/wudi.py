@@ -32,7 +32,7 @@ def _wudi_factors(deltas: tuple[LowRank, ...], weights: Float[Tensor, "task"], *
     """`wudi` of factors.
 
     With Y = A_1 .. A_T on top of each other, Y = L Q^T and Q orthonormal (L L^T = Y Y^T), the system is
-    N L (L^T M L + r I)^-1 Q^T for N = diag(B_t) (diag(c_t A_t A_t^T B_t^T B_t) + r I) and M = diag(c_t B_t^T B_t).
+    N L (L^T M L + r I)^+ Q^T for N = diag(B_t) (diag(c_t A_t A_t^T B_t^T B_t) + r I) and M = diag(c_t B_t^T B_t).
     """
     m, n = deltas[0].shape[-2:]
     lefts, rights = [], []
