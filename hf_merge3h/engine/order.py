@@ -1,7 +1,7 @@
 """The order in which a method sees its experts: never the order of a list, where that means nothing.
 
 Sums of three numbers differ in the last bit with their order. So experts are sorted: by role where they have one, else
-by what they are.
+by what they are: a folder by where it lies, however that is spelt.
 """
 
 from __future__ import annotations
@@ -38,8 +38,15 @@ def _key(role: str, source: Any) -> tuple[int, str]:
     if not re.fullmatch(r"expert_\d+", role):
         return 0, role
     if isinstance(source, (str, os.PathLike)):
-        return 1, os.fspath(source).replace("@", _BEFORE_ALL)  # `me/a` stays before `me/a2` when a commit is noted
+        return 1, _place(os.fspath(source))
     return 2, fingerprint(source)
+
+
+def _place(source: str) -> str:
+    """A Hub id, or where a folder lies: `./a`, `a/` and a link to it are one place, which has one rank among others."""
+    path = os.path.expanduser(source)
+    text = os.path.realpath(path) if os.path.exists(path) else source
+    return text.replace("@", _BEFORE_ALL)  # `me/a` stays before `me/a2` when a commit is noted
 
 
 def name_of(source: str, adapters: Sequence[str]) -> str:
@@ -48,7 +55,7 @@ def name_of(source: str, adapters: Sequence[str]) -> str:
     >>> sorted(["me/whole", name_of("me/zero", ["me/b"]), name_of("me/zero", ["me/b2"])])[0].split(_BEFORE_ALL)
     ['me/b', 'me/zero']
     """
-    return _BEFORE_ALL.join((*adapters, source))
+    return _BEFORE_ALL.join(map(_place, (*adapters, source)))
 
 
 def fingerprint(model: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,23 @@ def test_what_experts_are_sorted_by() -> None:
     assert order_of(unnamed, [name_of("base", ["z/1"]), name_of("base", ["a/2"]), name_of("m", [])]) == [1, 2, 0]
     assert order_of(unnamed[:2], [name_of("b", ["lora"]), name_of("a", ["lora"])]) == [1, 0]
     assert order_of(unnamed[:2], ["me/a2", "me/a"]) == order_of(unnamed[:2], ["me/a2@0f", "me/a@0f"]) == [1, 0]
+
+
+def test_how_a_folder_is_spelt_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b@1", "z"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "0-link").symlink_to("z")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    unnamed = ["expert_1", "expert_2", "expert_3"]
+    spellings = [
+        ["a", "b@1", "z"],
+        ["./a", "b@1/", str(tmp_path / "z")],
+        [str(tmp_path / "a"), "~/b@1", "0-link"],
+        [tmp_path / "z" / ".." / "a", "b@1", "./z"],
+    ]
+    for each in spellings:
+        assert order_of(unnamed, each) == [0, 1, 2], each
+        plain = [os.fspath(name) for name in each]
+        assert order_of(unnamed, [name_of(name, []) for name in plain]) == [0, 1, 2]
+        assert order_of(unnamed, [name_of("base", [name]) for name in plain]) == [0, 1, 2]
