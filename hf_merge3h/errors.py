@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 _SHOWN = 120  # characters of a value that an error repeats; a hostile 10,000-character id must not flood the screen
 _LISTED = 20  # problems that one error lists before it counts the rest
+_LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])(True|False|None|inf\]?|nan)(?!\w)""")
+_IN_YAML = {"True": "true", "False": "false", "None": "null", "inf": ".inf", "nan": ".nan", "inf]": "inf)"}
 
 
 class MergeError(Exception):
@@ -51,15 +54,20 @@ class RequestError(MergeError, ValueError):
         return error
 
     def of_recipe(self) -> RequestError:
-        """The same error as a recipe's reader is told it: what would do too is written as it stands in YAML.
+        """The same error as a recipe's reader is told it: values, and what would do too, as they stand in YAML.
 
         >>> str(bad("weights", [1, -1], "another sum", instead=("normalize", False)).of_recipe())
         'weights=[1, -1]: expected another sum; or set normalize: false'
+        >>> str(bad("normalize", None, "True or False").of_recipe())
+        'normalize=null: expected true or false'
         """
-        if self.instead is None:
-            return self
-        name, value = self.instead
-        return self._with(f"set {name}: {json.dumps(value)}")
+        error: RequestError = self
+        if self.instead is not None:
+            name, value = self.instead
+            error = self._with(f"set {name}: {json.dumps(value)}")
+        said = type(self)(in_yaml(str(error)))
+        said.argument, said.value, said.reason = error.argument, error.value, in_yaml(error.reason)
+        return said
 
     def of_command_line(self) -> RequestError:
         """The same error as who typed a command is told it: what would do too is a flag.
@@ -98,6 +106,17 @@ def show(value: object) -> str:
     """
     text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
+
+
+def in_yaml(text: str) -> str:
+    """Python's words for truth, nothing and infinity as YAML has them, except in quoted text.
+
+    No number of a recipe is infinite (its manifest is JSON), so no interval has infinity in it.
+
+    >>> in_yaml("t=['True', True, -inf, 1]: expected a number in [0, inf], or None")
+    "t=['True', true, -.inf, 1]: expected a number in [0, inf), or null"
+    """
+    return _LITERAL.sub(lambda found: _IN_YAML.get(found[1], found[0]), text)
 
 
 def wrong(argument: str, value: object, reason: str, kind: type[RequestError] = RequestError) -> RequestError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import RequestError, bad, show
+from ..errors import RequestError, bad, in_yaml, show
 
 #: Keys and indices that lead to a value.
 Path = tuple[str | int, ...]
@@ -66,7 +66,7 @@ class Marked:
         "r.yaml:3: parameters.lambda='x': expected a number"
         """
         if error.reason:
-            return self.say(path, f"={show(error.value)}: {error.of_recipe().reason}")
+            return self.say(path, f"={in_yaml(show(error.value))}: {error.of_recipe().reason}")
         return self.told_near(path, error)
 
     def told_near(self, path: Path, error: RequestError) -> str:
@@ -172,7 +172,7 @@ class _Walk:
                 for part in parts:
                     found = self.value(part, path)
                     if not isinstance(found, dict):
-                        raise RequestError(f"{self.label}:{line}: << takes mappings, not {show(found)}")
+                        raise RequestError(f"{self.label}:{line}: << takes mappings, not {in_yaml(show(found))}")
                     merged = {**found, **merged}
                 continue
             if not isinstance(key_node, yaml.ScalarNode):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
-from ..errors import Problems, RequestError, SourceError, bad, show, wrong
+from ..errors import Problems, RequestError, SourceError, bad, in_yaml, show, wrong
 from .chat import AUTO, chat_template
 from .keys import DTYPES, TOP, Page
 from .marks import MOST_CHARACTERS, Marked, from_data, parse
@@ -39,7 +39,7 @@ def read_recipe(path_or_text_or_dict: Any, label: str | None = None) -> Recipe:
     text = _open(path_or_text_or_dict, label)
     if not isinstance(text.data, dict):
         raise RequestError(
-            f"{text.where(())}: a recipe is a mapping with merge_method and models, not {show(text.data)}"
+            f"{text.where(())}: a recipe is a mapping with merge_method and models, not {in_yaml(show(text.data))}"
         )
     page = Page(text)
     data = text.data

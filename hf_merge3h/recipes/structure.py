@@ -112,13 +112,17 @@ class _Reader:
             return None
         adapters = self.models.adapters(given.get("adapters"), (*path, "adapters"))
         model = self.models.add(given["model"], (*path, "model"), adapters)
-        layers = self._range(given.get("layer_range"), (*path, "layer_range")) if known is SOURCE else None
+        layers = self._range(given, path) if known is SOURCE else None
         own = self.page.parameters(given.get("parameters"), (*path, "parameters"), self.rules, of_one_model=True)
         if model is None or (known is SOURCE and layers is None):
             return None
         return Source(model, path, layers, own)
 
-    def _range(self, value: Any, path: Path) -> tuple[int, int] | None:
+    def _range(self, source: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
+        if "layer_range" not in source:
+            self.page.say(path, "has no layer_range: [first, last + 1], the layers of the model that go in")
+            return None
+        path, value = (*path, "layer_range"), source["layer_range"]
         whole = isinstance(value, list) and len(value) == 2
         if whole:
             value = [int(each) if isinstance(each, float) and each.is_integer() else each for each in value]

@@ -44,7 +44,7 @@ BAD = {
     ),
     "rows of what is flattened": (
         NUSLERP + "parameters: {nuslerp_row_wise: true, weight: 1}\n",
-        "r.yaml:4: parameters.nuslerp_row_wise=True: expected False where tensors are flattened; "
+        "r.yaml:4: parameters.nuslerp_row_wise=true: expected false where tensors are flattened; "
         "or set nuslerp_flatten: false",
     ),
     "no t": ("merge_method: slerp\nbase_model: m/base\nmodels: [m/e1]\n", "r.yaml:3: merge_method=slerp needs `t`"),

@@ -78,6 +78,18 @@ def test_roles():
     assert "did you mean" in said(GOOD + "roles: {harmlessness: yy}") or "choose from" in said(GOOD + "roles: {q: zz}")
 
 
+def test_values_that_no_tensor_may_have_are_told_in_yaml():
+    for value, message in [
+        ("normalize: 3", "parameters.normalize=3: expected true or false"),
+        ("density: true", "parameters.density=true: expected a number in (0, 1]"),
+        ("normalize: 'None'", "parameters.normalize='None': expected true or false"),
+    ]:
+        recipe = read_recipe(GOOD + f"parameters: {{{value}}}")
+        with pytest.raises(RequestError) as caught:
+            recipe.jobs([{"w": (2,)}] * 3, [None] * 3)
+        assert f"recipe:6: {message}" in str(caught.value)
+
+
 def test_tokenizers():
     assert read_recipe(GOOD + "tokenizer_source: union").tokenizer["source"] == "union"
     assert read_recipe(GOOD + "tokenizer_source: y").tokenizer["source"] == 1
@@ -123,11 +135,16 @@ tokenizer:
         ("merge_method: ties\nmodels: [x]", "merge_method ties needs a base_model"),
         (GOOD + "dtype: bf17", "recipe:6: dtype='bf17': expected float32, bfloat16"),
         (GOOD + "seed: x", "recipe:6: seed='x': expected an integer"),
+        (GOOD + "seed: true", "recipe:6: seed=true: expected an integer"),
+        (GOOD + "out: null", "recipe:6: out=null: expected weights or adapter"),
+        (GOOD + "dtype: [no, 'False']", "recipe:6: dtype=[false, 'False']: expected float32"),
+        (GOOD.replace("x", "~"), "recipe:4: models[0].model=null: expected a folder or a Hub id"),
+        ("merge_method: r_tsvm\nbase_model: b\nmodels: [x]\nparameters: {kappa: .inf}\n", "kappa=.inf: expected a finite"),
         (GOOD + "out: both", "out='both': expected weights or adapter"),
         (GOOD + "chat_template: chatmi", "recipe:6: chat_template='chatmi': expected a Jinja template, or a name; did"),
         (GOOD + "chat_template: '{{ 1 +'", "recipe:6: chat_template='{{ 1 +': expected a Jinja template, and this"),
         (GOOD + "base_model: c", "recipe:6: base_model stands twice"),
-        (GOOD + "parameters: {weight: .nan}", "parameters.weight=nan: expected a finite number"),
+        (GOOD + "parameters: {weight: .nan}", "parameters.weight=.nan: expected a finite number"),
         (GOOD + "parameters: {weight: []}", "parameters.weight=[]: expected a value"),
         (GOOD + "parameters: {weight: [{filter: a}]}", "parameters.weight[0] has no value"),
         (GOOD + "parameters: [1]", "parameters=[1]: expected a mapping"),
@@ -137,7 +154,7 @@ tokenizer:
         (GOOD + "  - model: x+\n", "nothing empty around the +"),
         ("merge_method: slerp\nbase_model: b\nmodels: [x, y]\nparameters: {t: 0}", "merges exactly 2"),
         ("merge_method: passthrough\nmodels: [x, y]", "passthrough takes one at a time"),
-        ("merge_method: linear\nslices: [{sources: [{model: x}]}]", "layer_range=None: expected [first, last + 1]"),
+        ("merge_method: linear\nslices: [{sources: [{model: x}]}]", "sources[0] has no layer_range: [first, last + 1]"),
         ("merge_method: linear\nslices: [{residual_weight: 1, sources: []}]", "residual_weight is not supported"),
         (
             "merge_method: linear\nslices: [{sources: "
