@@ -139,7 +139,7 @@ tokenizer:
         (GOOD + "out: null", "recipe:6: out=null: expected weights or adapter"),
         (GOOD + "dtype: [no, 'False']", "recipe:6: dtype=[false, 'False']: expected float32"),
         (GOOD.replace("x", "~"), "recipe:4: models[0].model=null: expected a folder or a Hub id"),
-        ("merge_method: r_tsvm\nbase_model: b\nmodels: [x]\nparameters: {kappa: .inf}\n", "kappa=.inf: expected a finite"),
+        ("merge_method: r_tsvm\nbase_model: b\nmodels: [x]\nparameters: {kappa: .inf}\n", "kappa=.inf: expected a"),
         (GOOD + "out: both", "out='both': expected weights or adapter"),
         (GOOD + "chat_template: chatmi", "recipe:6: chat_template='chatmi': expected a Jinja template, or a name; did"),
         (GOOD + "chat_template: '{{ 1 +'", "recipe:6: chat_template='{{ 1 +': expected a Jinja template, and this"),
