@@ -76,7 +76,7 @@ def layout() -> Page:
     _recipe(parts, form, text, recipe.given)
     _merge(parts)
     _look_and_chat(parts)
-    _compare(parts)
+    _compare(parts, editing.sweepable(text))
     return Page(parts)
 
 
@@ -199,11 +199,13 @@ def _look_and_chat(parts: dict[str, Any]) -> None:
         parts["answers"] = gr.HTML("", elem_id="answers", min_height=40)
 
 
-def _compare(parts: dict[str, Any]) -> None:
+def _compare(parts: dict[str, Any], numbers: list[str]) -> None:
     with _part(7, "Merges of this visit beside each other, and one recipe at several values of a parameter."):
         parts["compare"] = gr.HTML(views.note("No merge so far."), elem_id="compare")
         with gr.Row(elem_classes="expert-row"):
-            parts["sweep_over"] = gr.Dropdown([], label="Sweep over", min_width=150)
+            parts["sweep_over"] = gr.Dropdown(
+                numbers, value=numbers[0] if numbers else None, label="Sweep over", min_width=150
+            )  # fmt: skip
             parts["sweep_values"] = gr.Textbox(editing.SWEEPS[0], label="Values, at most 5", min_width=150)
             parts["sweep"] = gr.Button("Sweep", min_width=120, elem_id="sweep")
             parts["stop_sweep"] = gr.Button(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import actions
@@ -44,13 +45,15 @@ def _leave(request: gr.Request) -> None:
 def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
     shown = [*page.form, page.method_help, page.shown, page.state, page.sweep_over]
 
-    def show(text: str) -> list[Any]:
+    def show(text: str, *there: Any) -> list[Any]:
         recipe, problems = read(text)
         if recipe is None:
             waiting = [gr.skip()] * (len(page.form) + 2)
             return [*waiting, views.recipe_state(problems, text, ()), gr.skip()]
         form = form_of(recipe.given)
         values = form_values(form) if form.experts else [gr.skip()] * len(page.form)
+        if there:  # only what the text changed: a visitor may be typing into another field by now
+            values = [gr.skip() if new == old else new for new, old in zip(values, there, strict=True)]
         names = editing.sweepable(text)
         beyond = form.beyond if form.experts else ("slices or modules",)
         return [
@@ -67,10 +70,9 @@ def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
             except ValueError as error:
                 gr.Warning(f"{error}; the demo's recipe is shown instead.")
                 text = demo
-        values = [text, *show(text)]
-        if text == demo:  # its controls are there; making them anew would lose what a quick visitor has typed
-            values[1 + len(page.form) + 1] = gr.skip()
-        return values
+        if text == demo:  # it is there; writing it again would lose what a quick visitor has typed
+            return [gr.skip()] * (1 + len(shown))
+        return [text, *show(text)]
 
     def from_form(text: str, shown: str, *values: Any) -> list[Any]:
         try:
@@ -90,9 +92,12 @@ def _recipe_events(page: Page, blocks: gr.Blocks) -> None:
             gr.Dropdown(choices=names, value=names[0] if names else None) if names else gr.skip(),
         ]  # fmt: skip
 
+    # gradio sends 0 for a number that is shown empty, until it is told once more that it is empty; here, at once
+    empty = [part for part in page.form if isinstance(part, gr.Number) and part.value is None]
+    blocks.load(None, None, empty, js=f"() => {json.dumps([None] * len(empty))}", api_visibility="private")
     blocks.load(load, [page.draft], [page.yaml, *shown], **QUICK)
     blocks.load(lambda: views.banner(places.hub_reachable()), None, page.banner, **{**QUICK, "queue": True})
-    page.yaml.input(show, page.yaml, shown, trigger_mode="always_last", **QUICK)
+    page.yaml.input(show, [page.yaml, *page.form], shown, trigger_mode="always_last", **QUICK)
     page.yaml.change(None, page.yaml, page.draft, js="(text) => text", api_visibility="private")
     results = [page.yaml, page.method_help, page.shown, page.state, page.sweep_over]
     for component in page.form:

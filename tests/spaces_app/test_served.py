@@ -33,6 +33,15 @@ CANCEL_AT_ONCE = """() => {
         }
     }, 20);
 }"""
+#: Keeps back what the page asks when it is opened (has this visitor a draft?), as a busy server does.
+SLOW_TO_OPEN = """
+    const real = window.fetch;
+    window.fetch = (...given) => {
+        const asked = given[1]?.body;
+        if (typeof asked !== "string" || JSON.stringify(JSON.parse(asked).data) !== '[""]') return real(...given);
+        return new Promise(done => { window.answer = () => real(...given).then(got => (done(got), got)); });
+    };
+"""
 PICTURES = Path(os.environ["SPACE_PICTURES"]) if "SPACE_PICTURES" in os.environ else None  # where they are left
 
 
@@ -115,6 +124,20 @@ def test_an_evaluation_can_be_cancelled(merged):
     merged.locator("#evaluated").get_by_text("Cancelled. Nothing of it is left.").wait_for()
     merged.wait_for_function("!document.querySelector('#evaluate').disabled")
     assert "Helpful, honest, harmless?" not in merged.locator("#look").inner_text()
+
+
+def test_what_a_quick_visitor_types_stays_when_the_page_has_opened(chromium, site):
+    with tour.visitor(chromium, site.url, script=SLOW_TO_OPEN) as page:
+        page.locator("#parameter-lambda input").fill("0.25")
+        page.get_by_text("lambda: 0.25").wait_for()
+        page.get_by_label("Expert 2: weight").fill("0.5")
+        page.get_by_text("weight: 0.5").wait_for()
+        page.wait_for_function("window.answer")
+        assert page.evaluate("window.answer().then(got => got.status)") == 200
+        page.wait_for_timeout(1000)
+        assert "lambda: 0.25" in yaml_of(page)
+        assert page.locator("#parameter-lambda input").input_value() == "0.25"
+        assert yaml_of(page).count("weight:") == 1  # what was left empty is not 0
 
 
 def test_a_reload_keeps_the_draft_and_a_link_brings_a_recipe(chromium, site):

@@ -30,13 +30,14 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def visitor(started: Any, url: str, *, width: int = 1440, dark: bool = False) -> Iterator[Any]:
-    """A page of its own; what the browser complains about is an error."""
+def visitor(started: Any, url: str, *, width: int = 1440, dark: bool = False, script: str = "") -> Iterator[Any]:
+    """A page of its own, with a script that runs before the page's; what the browser complains about is an error."""
     context = started.new_context(
         viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
     )
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
+    page.add_init_script(script)
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     try:
