@@ -15,8 +15,16 @@ T = TypeVar("T")
 
 _SHOWN = 120  # characters of a value that an error repeats; a hostile 10,000-character id must not flood the screen
 _LISTED = 20  # problems that one error lists before it counts the rest
-_LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])(True|False|None|inf\]?|nan)(?!\w)""")
-_IN_YAML = {"True": "true", "False": "false", "None": "null", "inf": ".inf", "nan": ".nan", "inf]": "inf)"}
+_LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![\w.])(True|False|None|inf[\])]?|nan)(?!\w)""")
+_IN_YAML = {
+    "True": "true",
+    "False": "false",
+    "None": "null",
+    "inf": ".inf",
+    "nan": ".nan",
+    "inf]": "inf)",
+    "inf)": "inf)",
+}
 
 
 class MergeError(Exception):

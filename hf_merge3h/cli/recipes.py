@@ -1,4 +1,4 @@
-"""`hf-merge3h merge`, `plan` and `init`."""
+"""`hf-merge3h merge`, `plan`, `init` and `schema`."""
 
 from __future__ import annotations
 
@@ -77,14 +77,25 @@ def init(
     adapters: Annotated[
         bool, typer.Option("--adapters", help="The experts are PEFT adapters of the base; an adapter comes out.")
     ] = False,
+    editor: Annotated[
+        bool, typer.Option("--editor", help="Begin with a line that tells editors where the schema lies here.")
+    ] = False,
 ) -> None:
     """Write a commented recipe for these models to standard output."""
     from ..recipes.init import commented_recipe
 
-    typer.echo(commented_recipe(models, base=base, method=method, adapters=adapters), nl=False)
+    text = commented_recipe(models, base=base, method=method, adapters=adapters, editor=editor)
+    typer.echo(text, nl=False)
+
+
+def schema() -> None:
+    """Show where the JSON schema of recipes lies: with it, editors complete recipes and mark mistakes."""
+    from ..recipes.json_schema import SCHEMA
+
+    typer.echo(SCHEMA)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (merge, plan, init):
+    for command in (merge, plan, init, schema):
         app.command()(command)

@@ -8,13 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RequestError, bad
+from .json_schema import SCHEMA
 from .mergekit import PASSTHROUGH, Rules, rules_of
+from .schema_values import expected_in_recipe
 
 _WIDTH = 100
 
 
 def commented_recipe(
-    models: Sequence[str] | Mapping[str, str], base: str | None, method: str, *, adapters: bool = False
+    models: Sequence[str] | Mapping[str, str],
+    base: str | None,
+    method: str,
+    *,
+    adapters: bool = False,
+    editor: bool = False,
 ) -> str:
     """YAML for these models: every parameter of the method is in it, the optional ones as comments.
 
@@ -23,6 +30,7 @@ def commented_recipe(
         base: what their task vectors are measured from; None for methods that need none.
         method: name of the method.
         adapters: the experts are PEFT adapters on the base, and an adapter comes out.
+        editor: the first line tells editors where the recipes' schema lies on this machine.
 
     Raises:
         RequestError: no models, no such method, or a method that needs a base and gets none.
@@ -43,7 +51,8 @@ def commented_recipe(
         raise bad("method", method, "a method of task vectors: adapters are merged by one")
     if base is not None and not base.strip():
         raise bad("base", base, "a folder or Hub id")
-    lines = [*_heading(rules), f"merge_method: {rules.name}", ""]
+    lines = [f"# yaml-language-server: $schema={SCHEMA.as_uri()}"] if editor else []
+    lines += [*_heading(rules), f"merge_method: {rules.name}", ""]
     if base is not None:
         lines += [
             "# What the experts were trained from; config and tokenizer are taken from here.",
@@ -103,7 +112,7 @@ def _shared(rules: Rules) -> list[str]:
     described = []
     for parameter in rules.method.parameters:
         mark = "" if parameter.name in rules.required else "# "
-        words = f"{parameter.help} ({parameter.expected})"
+        words = f"{parameter.help} ({expected_in_recipe(parameter)})"
         described += [f"  # {line}" for line in textwrap.wrap(words, _WIDTH - 4)]
         described.append(f"  {mark}{_spelling(rules, parameter.name)}: {_value(rules, parameter.name)}")
     if not described:

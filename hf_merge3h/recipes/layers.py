@@ -20,6 +20,8 @@ _PARTS = {
 }
 #: Modules that get what no other names, the first of them that a recipe has.
 _REST = ("default", "text_decoder", "shared", "decoder")
+#: Names of modules that editors offer; any word of tensor names will do.
+MODULES = ("default", "text_decoder", "encoder", "decoder", *_PARTS)
 
 
 @dataclass(frozen=True)

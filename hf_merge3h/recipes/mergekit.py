@@ -57,6 +57,11 @@ class Rules:
         return (self.method or RECORD).parameters
 
     @property
+    def summary(self) -> str:
+        """What the method does, in one line."""
+        return (self.method or RECORD).summary
+
+    @property
     def spellings(self) -> Mapping[str, tuple[str, ...]]:
         """Our names of the parameters and how a file may spell each."""
         if self.method is None:

@@ -19,7 +19,7 @@ Scalar = bool | int | float | str
 Setting = Any
 Settings = Mapping[str, Setting]
 
-_MOST_NUMBER = 1e30  # beyond this float32 holds nothing
+MOST_NUMBER = 1e30  # beyond this float32 holds nothing
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _scalar(value: Any, path: Path, text: Marked, problems: list[str]) -> Scalar
             return value
     if isinstance(value, bool):
         return value
-    if isinstance(value, (int, float)) and abs(value) <= _MOST_NUMBER:  # false for NaN
+    if isinstance(value, (int, float)) and abs(value) <= MOST_NUMBER:  # false for NaN
         return value
     problems.append(text.bad(path, value, "a finite number, true or false, text, a list of these, or conditions"))
     return None

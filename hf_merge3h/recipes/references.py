@@ -78,7 +78,9 @@ class Models:
                 self._page.mapping(part, (*path, name), ("path", "revision"), "a path and a revision")
                 revision = part.get("revision")
                 part = part.get("path")
-                if revision is not None and _is_name(part) and _is_name(revision):
+                if revision is not None and not _is_name(revision):
+                    self._page.bad((*path, name, "revision"), revision, "a branch, tag or commit; quote one of digits")
+                elif revision is not None and _is_name(part):
                     part = f"{part}@{revision}"
             if not isinstance(part, str) or not _is_name(part):
                 self._page.bad((*path, name), part, "a folder or a Hub id")
@@ -98,7 +100,7 @@ class Models:
         elif isinstance(value, dict):
             given = {text: index for index, text in enumerate(self._found.values())}
             for role, model in value.items():
-                if model not in given:
+                if not isinstance(model, str) or model not in given:
                     self._page.bad(("roles", role), model, "one of the recipe's models", nearest(str(model), given))
                 else:
                     named[given[model]] = role

@@ -65,7 +65,7 @@ def _token(page: Page, value: Any, path: Path, models: Models) -> dict[str, Any]
     if not isinstance(force, bool):
         page.bad((*path, "force"), force, "true or false")
     source = given.get("source")
-    if not isinstance(source, dict):
+    if not isinstance(source, dict) or ("model" in source and set(source) <= {"model", "lora"}):
         plain = None if source is None else {"kind": "model", "model": models.add(source, (*path, "source"))}
         return {"source": plain, "force": force}
     here = (*path, "source")

@@ -103,6 +103,7 @@ tokenizer:
     <a>: {source: {kind: zero}}
     <b>: {source: {kind: model_token, model: x, token: <c>}, force: true}
     <d>: {source: y}
+    <e>: {source: {model: {path: y}}}
 """
     assert read_recipe(GOOD + text).tokenizer == {
         "source": "base",
@@ -111,6 +112,7 @@ tokenizer:
             "<a>": {"source": {"kind": "zero"}, "force": False},
             "<b>": {"source": {"kind": "model_token", "model": 0, "token": "<c>"}, "force": True},
             "<d>": {"source": {"kind": "model", "model": 1}, "force": False},
+            "<e>": {"source": {"kind": "model", "model": 1}, "force": False},
         },
     }
 
@@ -135,6 +137,10 @@ tokenizer:
         ("merge_method: ties\nmodels: [x]", "merge_method ties needs a base_model"),
         (GOOD + "dtype: bf17", "recipe:6: dtype='bf17': expected float32, bfloat16"),
         (GOOD + "seed: x", "recipe:6: seed='x': expected an integer"),
+        (
+            "merge_method: linear\nmodels: [{model: {model: {path: m, revision: 1234567}}}]",
+            "models[0].model.model.revision=1234567: expected a branch, tag or commit; quote one of digits",
+        ),
         (GOOD + "seed: true", "recipe:6: seed=true: expected an integer"),
         (GOOD + "out: null", "recipe:6: out=null: expected weights or adapter"),
         (GOOD + "dtype: [no, 'False']", "recipe:6: dtype=[false, 'False']: expected float32"),

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 
+import jsonschema
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
 
 from hf_merge3h.errors import RequestError
 from hf_merge3h.recipes.init import commented_recipe
 from hf_merge3h.recipes.json_schema import SCHEMA, json_schema, schema_text
 from hf_merge3h.recipes.mergekit import method_names, rules_of
 from hf_merge3h.recipes.read import read_recipe
+from tests.markdown import ROOT, blocks, documents
+
+from .cases import CASES
+from .test_fuzz import Names, mutated
+from .test_read import GOOD, SHAPES
+
+CHECK = jsonschema.Draft202012Validator(json_schema())
+DOCUMENTED = [block for name in documents() for block in blocks(name) if block.language == "yaml"]
+RECIPES = {
+    **{name: text.format_map(Names()) for name, text in CASES.items()},
+    **{block.label: block.code for block in DOCUMENTED if "merge_method" in block.code},
+    **{path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "spaces_app/examples").glob("*.yaml"))},
+}
 
 
 def test_the_shipped_schema_is_up_to_date():
@@ -63,6 +80,14 @@ def test_init_takes_roles_and_odd_paths():
     ]
 
 
+def test_init_tells_editors_where_the_schema_lies():
+    first, rest = commented_recipe(["x"], "b", "ties", editor=True).split("\n", 1)
+    assert first == f"# yaml-language-server: $schema={SCHEMA.as_uri()}"
+    assert rest == commented_recipe(["x"], "b", "ties")
+    assert "one for each expert" not in rest
+    assert "(true or false)" in rest
+
+
 @pytest.mark.parametrize(
     ("models", "base", "message"), [([], "b", "at least one"), (["a"], None, "base is not given: ties needs")]
 )
@@ -83,3 +108,148 @@ def test_init_writes_recipes_of_adapters(method):
         commented_recipe(names, base=None, method="linear", adapters=True)
     with pytest.raises(RequestError, match="a method of task vectors"):
         commented_recipe(names, base="base", method="slerp", adapters=True)
+
+
+def marked(data):
+    """What an editor marks."""
+    problem = jsonschema.exceptions.best_match(CHECK.iter_errors(data))
+    return problem and f"{problem.json_path}: {problem.message}"
+
+
+def refused(data):
+    """What our reader says."""
+    try:
+        recipe = read_recipe(data)
+        recipe.jobs([SHAPES] * len(recipe.models), [3] * len(recipe.models))
+    except RequestError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("text", RECIPES.values(), ids=RECIPES)
+def test_no_recipe_that_is_read_is_marked(text):
+    assert marked(yaml.safe_load(text)) is None
+
+
+def test_the_documents_have_recipes():
+    assert {"RECIPES.md", "demo.yaml"} <= {name.partition(":")[0] for name in RECIPES}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("modls: 3", "density: 0.5", "slices: []", "seed: true", "seed: 1.5", "out: both", "dtype: bf17"),
+        *("roles: [base, x]", "roles: [x, x]", "roles: {harmlessness: [x]}", "chat_template: chatmi"),
+        *("tokenizer: union", "tokenizer: {tokens: {}}", "tokenizer: {source: base, pad_to_multiple_of: 0}"),
+        *(
+            f"tokenizer: {{source: base, tokens: {{a: {token}}}}}"
+            for token in (
+                *("{force: 1}", "{source: {kind: one}}", "{source: {kind: zero, model: x}}", "{sorce: x}"),
+                *("{source: {kind: model_token, model: x}}", "{source: {kind: model_token, token: t}}"),
+                "{source: {kind: model_token, model: x, token: t, token_id: 1}}",
+            )
+        ),
+        *(
+            f"parameters: {{{given}}}"
+            for given in (
+                *("densty: 0.5", "density: 1.5", "density: [0.5, 2]", "density: much", "density: {value: -1}"),
+                *("density: [{filter: mlp, value: 0.5}, {filter: 3, value: 1}]", "density: [{filter: mlp}]"),
+                *(
+                    "density: []",
+                    "density: true",
+                    "density: null",
+                    "normalize: 3",
+                    "normalize: never",
+                    "election: sums",
+                ),
+                *("rescale: 2", "kappa: 3", "weight: .inf", "lambda: [1, x]", "density: [{value: 1, filtr: x}]"),
+            )
+        ),
+    ],
+)
+def test_what_the_reader_refuses_is_marked(text):
+    data = yaml.safe_load(GOOD + text)
+    assert (marked(data) is None, refused(data) is None) == (False, False), (marked(data), refused(data))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "merge_method: tie\nmodels: [x]",
+        "merge_method: ties\nmodels: [x]",
+        "merge_method: ties\nbase_model: null\nmodels: [x]",
+        "merge_method: linear\nadapters: [x]",
+        "merge_method: linear\nmodels: [{modl: x}]",
+        "merge_method: linear\nmodels: [{model: x, weight: 1}]",
+        "merge_method: linear\nmodels: [{model: {model: {path: x, revision: 12}}}]",
+        "merge_method: passthrough\nslices: [{sources: [{model: x}]}]",
+        "merge_method: passthrough\nslices: [{sources: [{model: x, layer_range: [0]}]}]",
+        "merge_method: passthrough\nslices: [{sources: [{model: x, layer_range: [0, 1], parameters: {scle: 1}}]}]",
+        "merge_method: linear\nslices: [{sources: [{model: x, layer_range: [0, 1]}], residual_weight: 1}]",
+        "merge_method: linear\nmodules: {}",
+        "merge_method: linear\nmodules: {a: {parameters: {}}}",
+        "merge_method: linear\nmodules: {a: {models: [{model: x, parameters: {wieght: 1}}]}}",
+        "merge_method: r_tsvm\nbase_model: b\nadapters: {helpfulness: {adapter: x, parameters: {density: 1}}}",
+        "merge_method: karcher\nmodels: [x, y]\nparameters: {max_iter: 1.5}",
+    ],
+)
+def test_what_the_reader_refuses_of_other_recipes_is_marked(text):
+    data = yaml.safe_load(text)
+    assert (marked(data) is None, refused(data) is None) == (False, False), (marked(data), refused(data))
+
+
+def test_what_only_warns_is_not_marked():
+    for text in ("t: 1", "int8_mask: true", "rescale: true", "scale: 2", "density: 0", "density: '1e-1'"):
+        assert marked(yaml.safe_load(GOOD + f"parameters: {{{text}}}")) is None, text
+    assert marked(yaml.safe_load(GOOD + "    parameters: {normalize: true, t: 1}")) is None
+
+
+#: What a schema cannot see: things that depend on one another, and characters that cannot be printed.
+UNSEEN = (
+    "is a model that is listed twice", "different lengths", "needs `t` under", "has no weight", "the second is greater",
+    "words, one for each expert", "different roles", "one of the recipe's models", "cannot be merged: experts",
+    "where tensors are flattened", "two names of one parameter", "more experts than there are", "weights=",
+    "a folder or a Hub id", "that of every model is 0", "a Jinja template, and this is none",
+)  # fmt: skip
+
+
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
+@given(mutated())
+def test_schema_and_reader_agree_on_recipes_that_chance_has_changed(data):
+    said, shown = refused(data), marked(data)
+    if said is not None and shown is None:
+        assert any(each in said for each in UNSEEN), said
+    if said is None and shown is not None:
+        # The reader takes true for 1, leaves out what is null, and never sees a value that no tensor has.
+        assert re.search(r"True|False|true|None|null|filter|normalize", shown + json.dumps(data)), shown
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_editors_offer_what_the_method_takes_and_nothing_else(method):
+    rules, defined = rules_of(method), json_schema()["$defs"]
+    offered, own = defined[method]["properties"], defined[f"{method}_of_one"]["properties"]
+    assert set(offered) == set(rules.accepted)
+    of_one = {spelling for ours in rules.per_model for spelling in rules.spellings[ours]}
+    assert set(own) == of_one | ({"weight"} if rules.weighted else set())
+    for each in (*offered.values(), *own.values()):
+        assert each["description"].endswith(".")
+        assert not re.search("one for each expert|or False|None", each["description"])
+        assert each["$ref"].removeprefix("#/$defs/") in defined
+
+
+def test_every_key_is_described():
+    schema, silent = json_schema(), []
+
+    def walk(node, path):
+        if isinstance(node, dict):
+            for key, value in node.get("properties", {}).items() if "/if" not in path else ():
+                target = schema["$defs"].get(value.get("$ref", "").rpartition("/")[2], {})
+                if "description" not in value and "description" not in target and not path.startswith("/properties/"):
+                    silent.append(f"{path}/{key}")
+            for key, value in node.items():
+                walk(value, f"{path}/{key}")
+        elif isinstance(node, list):
+            for index, value in enumerate(node):
+                walk(value, f"{path}/{index}")
+
+    walk(schema, "")
+    assert silent == []
