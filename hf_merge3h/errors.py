@@ -40,12 +40,14 @@ class RequestError(MergeError, ValueError):
         reason: what is wrong with it: the message without argument and value. So whoever knows more than who found the
             error (the name by which the user said it, the line of a file) can tell it again.
         instead: another parameter and the value of it that would do too; the reason ends with it.
+        in_recipe: words of the reason that a recipe's writer can do nothing with, and what to say there in their place.
     """
 
     argument: str = ""
     value: Any = None
     reason: str = ""
     instead: tuple[str, Any] | None = None
+    in_recipe: tuple[str, str] | None = None
 
     def renamed(self, argument: str) -> RequestError:
         """The same error about an argument that the user knows by another name.
@@ -58,7 +60,7 @@ class RequestError(MergeError, ValueError):
         if not self.argument:
             return self
         error = wrong(argument, self.value, self.reason, type(self))
-        error.instead = self.instead
+        error.instead, error.in_recipe = self.instead, self.in_recipe
         return error
 
     def of_recipe(self) -> RequestError:
@@ -73,6 +75,8 @@ class RequestError(MergeError, ValueError):
         if self.instead is not None:
             name, value = self.instead
             error = self._with(f"set {name}: {json.dumps(value)}")
+        if self.in_recipe is not None:
+            error = wrong(self.argument, self.value, error.reason.replace(*self.in_recipe), type(self))
         said = type(self)(in_yaml(str(error)))
         said.argument, said.value, said.reason = error.argument, error.value, in_yaml(error.reason)
         return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -211,7 +212,7 @@ def _download(where: Where, given: str, kind: Kind | None, headers_only: bool) -
                 raise _missing(where, commit, [name for name in wanted if name not in remote.sizes], found)
             return ResolvedSource(found, folder, commit, given, where.repo, remote)
     # The commit, not the branch: the second step must see what the first one saw.
-    snapshot(where, commit, (*_CARDS, *wanted))
+    snapshot(where, commit, (*_CARDS, *wanted), bar=not all((folder / name).is_file() for name in wanted))
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise _missing(where, commit, missing, found)
@@ -238,9 +239,19 @@ def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> Reque
         start = f"{where.subfolder}/" if where.subfolder else ""
         names = [name[len(start) :] for name in files if name.startswith(start)]
         if not names and start:
-            return where.refused(f"no such folder there{folders_with_weights(files)}")
+            return _with_recipes_way(where, where.refused(f"no such folder there{folders_with_weights(files)}"))
     if kind == "adapter":
         return where.refused(f"an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
     if missing == [WEIGHTS]:
-        return where.refused(why_no_weights(where.repo, names))
+        return _with_recipes_way(where, where.refused(why_no_weights(where.repo, names)))
     return where.refused(f"not whole, its index names files that are missing: {', '.join(missing[:5])}")
+
+
+def _with_recipes_way(where: Where, error: RequestError) -> RequestError:
+    """The error, with what to do about weights in a folder of a repository where no `subfolder` can be given."""
+    found = re.search(r"give subfolder='([^']*)'$", error.reason)
+    if found:
+        at = f" --revision {where.revision}" if where.revision else ""
+        load = f"hf download {where.repo}{at} --include {found[1] + '/*'!r} --local-dir FOLDER"
+        error.in_recipe = (found[0], f"download it ({load}) and name FOLDER/{found[1]}")
+    return error

@@ -10,6 +10,7 @@ from typing import Any
 from .cards import FILE as CARD
 from .cards import Card, read_card
 from .hub import ResolvedSource
+from .place import no_bar
 from .types import HubOptions
 
 
@@ -108,7 +109,9 @@ def _cached_card(repo: str, commit: str, hub: HubOptions) -> tuple[bool, Card | 
 
     options: dict[str, Any] = {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": hub.local_files_only}
     try:
-        return True, read_card(Path(hf_hub_download(repo, CARD, revision=commit, **options)).parent)
+        return True, read_card(
+            Path(hf_hub_download(repo, CARD, revision=commit, tqdm_class=no_bar(), **options)).parent
+        )
     except LocalEntryNotFoundError:  # offline
         return False, None
     except EntryNotFoundError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,14 +32,53 @@ class Where:
         return wrong("source", repr(self), reason, SourceError)
 
 
-def snapshot(where: Where, revision: str | None, names: tuple[str, ...]) -> Path:
-    """The folder in the cache with these files of a place, as far as it has them; fetched where they are not there."""
+def snapshot(where: Where, revision: str | None, names: tuple[str, ...], *, bar: bool = False) -> Path:
+    """The folder in the cache with these files of a place, as far as it has them; fetched where they are not there.
+
+    Args:
+        where: the place.
+        revision: of it.
+        names: of the files.
+        bar: show the Hub's progress bars: for weights. Small files come and go in a moment.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = [f"{where.subfolder}/{name}" if where.subfolder else name for name in names]
     if where.subfolder and MODEL_CARD in names:
         patterns.append(MODEL_CARD)  # of a folder that has none, the repository's
-    return Path(snapshot_download(where.repo, revision=revision, allow_patterns=patterns, **where.options))
+    told = None if bar else no_bar()
+    with _no_word_of_missing_files():
+        found = snapshot_download(
+            where.repo, revision=revision, allow_patterns=patterns, tqdm_class=told, **where.options
+        )
+    return Path(found)
+
+
+@functools.cache
+def no_bar() -> Any:
+    """A class of bars that show nothing; unlike the Hub's own switch, it is nobody else's."""
+    from huggingface_hub.utils import tqdm
+
+    class NoBar(tqdm):  # type: ignore[misc, valid-type, unused-ignore]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})
+
+    return NoBar
+
+
+@contextmanager
+def _no_word_of_missing_files() -> Iterator[None]:
+    """Without the Hub's warning that none of the files is there: whoever asks tells what is missing, if it matters."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No files matched")
+
+    logger = logging.getLogger("huggingface_hub._snapshot_download")
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 @contextmanager

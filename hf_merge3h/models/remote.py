@@ -46,7 +46,7 @@ class Remote:
             SourceError: the Hub refuses, cannot be reached, or there is no space.
         """
         with one_line(self.where):
-            snapshot(self.where, self.where.revision, tuple(names))
+            snapshot(self.where, self.where.revision, tuple(names), bar=True)
 
     def places(self, name: str, label: str) -> dict[str, Place]:
         """What `read_places` would say of a file, by requests for its header alone.

@@ -1,15 +1,19 @@
 """Models on the Hub whose weights are not downloaded before it is known that they are wanted."""
 
 import json
+import logging
+import logging.handlers
 
 import pytest
 import torch
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import save
 
 from hf_merge3h import merge_recipe
 from hf_merge3h.engine.forecast import plan_facts, plan_text
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.errors import RequestError, SourceError
+from hf_merge3h.models.hub import resolve
 from hf_merge3h.models.sources import open_source
 from hf_merge3h.models.types import HubOptions
 from hf_merge3h.models.weights.headers import check_places, read_places
@@ -114,6 +118,39 @@ def test_a_plan_downloads_no_weights_and_its_merge_gives_the_bytes_of_local_mode
     assert "from the Hub" not in plan_text(local)
     merge_recipe(local, tmp_path / "local")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "local/model.safetensors").read_bytes()
+
+
+def test_only_weights_come_with_a_bar_and_nothing_with_a_warning(hub, tmp_path, capsys):
+    heard = logging.handlers.BufferingHandler(1000)
+    logger = logging.getLogger("huggingface_hub")
+    hub.repos["me/bare"] = Repo({"notes.txt": b"", "deep/model.safetensors": b""})
+    logger.addHandler(heard)
+    enable_progress_bars()
+    try:
+        plan = plan_recipe(recipe("me/one"), hub=options(tmp_path / "cache"))
+        with pytest.raises(RequestError, match="holds no weights itself"):
+            plan_recipe(recipe("me/bare"), hub=options(tmp_path / "cache"))
+        assert capsys.readouterr().err == ""
+        plan.models[0].checkpoint.fetch()
+        assert "Fetching 2 files" in capsys.readouterr().err
+        assert plan_facts(plan_recipe(recipe("me/one"), hub=options(tmp_path / "cache")))["tensors"] == 2
+        assert capsys.readouterr().err == ""
+    finally:
+        disable_progress_bars()
+        logger.removeHandler(heard)
+    assert heard.buffer == []
+
+
+def test_of_weights_in_a_folder_of_a_repository_a_recipe_is_told_how_to_have_them(hub, tmp_path):
+    hub.repos["me/nested"] = Repo({f"deep/er/{name}": content for name, content in whole(1).items()})
+    with pytest.raises(RequestError) as caught:
+        plan_recipe(recipe("me/nested@main"), hub=options(tmp_path))
+    assert str(caught.value).endswith(
+        "below it: download it (hf download me/nested --revision main --include 'deep/er/*' --local-dir FOLDER) "
+        "and name FOLDER/deep/er"
+    )
+    with pytest.raises(SourceError, match=r"give subfolder='deep/er'$"):
+        resolve("me/nested", cache_dir=tmp_path)
 
 
 def test_models_that_do_not_fit_are_refused_before_any_weights_are_downloaded(hub, tmp_path):
