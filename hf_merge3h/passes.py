@@ -50,7 +50,8 @@ class Parts(typing.Protocol):
 
     Parts are runs of entries [task, 1, entries] of the flattened tensor: blocks of `linalg.blocks.BLOCK` entries, or
     as many as make whole units. `look` and `merge` may be called from several threads at once; `add` is called by one,
-    in the order of the parts. Neither changes its vectors.
+    in the order of the parts. Neither changes its vectors. What `add` keeps must lie in a few arrays: an object for
+    each part, however small, ends up between the large ones that a part makes and frees, and the heap grows.
     """
 
     unit: int

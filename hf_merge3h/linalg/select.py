@@ -27,6 +27,56 @@ def _magnitudes(vectors: Float[Tensor, "task 1 part"]) -> Float[Tensor, "task pa
     return vectors[:, 0].abs()
 
 
+class _Gathered:
+    """Numbers that come in parts, in one array that grows.
+
+    An array kept of each part would lie among the large ones that a part makes and frees, and cut up the heap.
+    """
+
+    def __init__(self) -> None:
+        self._store, self._count = np.empty(0, np.float32), 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Further numbers."""
+        end = self._count + len(values)
+        if end > len(self._store):
+            self._store, before = np.empty(max(end, 2 * len(self._store)), np.float32), self._store
+            self._store[: self._count] = before[: self._count]
+        self._store[self._count : end] = values
+        self._count = end
+
+    def values(self) -> np.ndarray:
+        """All of them."""
+        return self._store[: self._count]
+
+
+class _Between:
+    """What readings found of a bracket: how many are above it, how many in it, and these."""
+
+    def __init__(self) -> None:
+        self.above, self.inside, self.chosen = 0, 0, _Gathered()
+
+    def add(self, above: int, inside: int, chosen: np.ndarray | None) -> None:
+        """Of one part."""
+        self.above += above
+        self.inside += inside
+        if chosen is not None:
+            self.chosen.add(chosen)
+
+
+class _Row:
+    """What readings found of one row: of each bracket, and how many entries are not zero."""
+
+    def __init__(self, brackets: int) -> None:
+        self.brackets, self.not_zero = [_Between() for _ in range(brackets)], 0
+
+    def add(self, within: list[tuple[int, int, np.ndarray | None]], not_zero: int) -> None:
+        """Of one part."""
+        for bracket, each in zip(self.brackets, within, strict=True):
+            bracket.add(*each)
+        self.not_zero += not_zero
+
+
 class StreamedRanks:
     """Some k-th largest magnitudes of each row, from parts [task, 1, entries]: a `passes.Search`.
 
@@ -55,7 +105,7 @@ class StreamedRanks:
         self._entries, self._rows = entries, rows
         self.sample_stride = entries // _SAMPLED | 1  # odd, so that no column of a matrix is met again and again
         self._phase = "start"
-        self._gathered: list[list[Any]] = []
+        self._gathered: list[Any] = []  # of each row, what the reading has found so far
         self._brackets: list[list[tuple[float, float]]] = []
         self._bins: list[list[tuple[Tensor, Tensor]]] = []
         self._lock = threading.Lock()
@@ -78,10 +128,11 @@ class StreamedRanks:
         if self._phase == "sample":
             return [row.numpy().copy() for row in rows]
         if self._phase == "bracket":
-            inside = [_within(row.numpy(), bounds) for row, bounds in zip(rows, self._brackets, strict=True)]
-            if self._rank_of is None:
-                return inside
-            return [(found, _not_zero(row.numpy())) for found, row in zip(inside, rows, strict=True)]
+            count = self._rank_of is not None
+            return [
+                (_within(row.numpy(), bounds), _not_zero(row.numpy()) if count else 0)
+                for row, bounds in zip(rows, self._brackets, strict=True)
+            ]
         if self._phase == "upper":
             return [[magnitude_histogram(row.unsqueeze(0))] for row in rows]
         return [
@@ -91,12 +142,17 @@ class StreamedRanks:
 
     def add(self, seen: list[Any]) -> None:
         """Take in what `look` found."""
-        self._gathered = self._gathered or [[] for _ in seen]
-        for gathered, each in zip(self._gathered, seen, strict=True):
-            if self._phase in ("upper", "lower") and gathered:
-                gathered[0] = [before + more for before, more in zip(gathered[0], each, strict=True)]
-            else:
-                gathered.append(each)
+        if self._phase in ("upper", "lower"):
+            before = self._gathered or [[0] * len(each) for each in seen]
+            self._gathered = [[b + m for b, m in zip(*each, strict=True)] for each in zip(before, seen, strict=True)]
+        elif self._phase == "sample":
+            self._gathered = self._gathered or [_Gathered() for _ in seen]
+            for sample, row in zip(self._gathered, seen, strict=True):
+                sample.add(row)
+        else:
+            self._gathered = self._gathered or [_Row(len(within)) for within, _ in seen]
+            for row, (within, not_zero) in zip(self._gathered, seen, strict=True):
+                row.add(within, not_zero)
 
     def _after_start(self) -> None:
         self._phase = "sample"
@@ -104,7 +160,7 @@ class StreamedRanks:
             self.found = [[] for _ in self._ranks]
 
     def _after_sample(self) -> None:
-        samples = [np.sort(np.concatenate(parts))[::-1] for parts in self._gathered]
+        samples = [np.sort(sample.values())[::-1] for sample in self._gathered]
         if self._rank_of is None:
             for sample, ranks in zip(samples, self._ranks, strict=True):
                 self._brackets.append([_bracket(sample, rank / self._entries) for rank in ranks])
@@ -119,31 +175,28 @@ class StreamedRanks:
     def _after_bracket(self) -> None:
         found = []
         if self._rank_of is not None:
-            counts = [sum(count for _, count in parts) for parts in self._gathered]
-            self._ranks = [[self._rank_of(count)] for count in counts]
-            self._gathered = [[inside for inside, _ in parts] for parts in self._gathered]
-        for ranks, brackets, parts in zip(self._ranks, self._brackets, self._gathered, strict=True):
+            self._ranks = [[self._rank_of(row.not_zero)] for row in self._gathered]
+        for ranks, brackets, gathered in zip(self._ranks, self._brackets, self._gathered, strict=True):
             row = []
-            for index, (rank, (low, high)) in enumerate(zip(ranks, brackets, strict=True)):
-                above, inside = (sum(each[index][place] for each in parts) for place in (0, 1))
-                if low == 0 and rank > above + inside:  # the others are zeros
+            for rank, (low, high), between in zip(ranks, brackets, gathered.brackets, strict=True):
+                if low == 0 and rank > between.above + between.inside:  # the others are zeros
                     row.append(0.0)
                     continue
-                if not above < rank <= above + inside:
+                if not between.above < rank <= between.above + between.inside:
                     self._phase = "upper"
                     return
                 if low == high:
                     row.append(low)
                     continue
-                values = np.concatenate([each[index][2] for each in parts])
-                place = len(values) - (rank - above)
+                values = between.chosen.values()
+                place = len(values) - (rank - between.above)
                 row.append(float(np.partition(values, place)[place]))
             found.append(row)
         self.found = found
 
     def _after_upper(self) -> None:
         self._bins = [
-            [bin_of_rank(counts[0][0], torch.tensor([rank])) for rank in ranks]
+            [bin_of_rank(counts[0], torch.tensor([rank])) for rank in ranks]
             for counts, ranks in zip(self._gathered, self._ranks, strict=True)
         ]
         self._phase = "lower"
@@ -152,7 +205,7 @@ class StreamedRanks:
         self.found = [
             [
                 from_bits(upper, bin_of_rank(own, rank)[0]).item()
-                for (upper, rank), own in zip(bins, counts[0], strict=True)
+                for (upper, rank), own in zip(bins, counts, strict=True)
             ]
             for bins, counts in zip(self._bins, self._gathered, strict=True)
         ]

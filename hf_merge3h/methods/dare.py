@@ -35,25 +35,31 @@ def _drop(
 
 
 class _Kept:
-    """A search that draws, remembers one bit an entry, and adds up magnitudes before and after."""
+    """A search that draws, remembers one bit an entry, and adds up magnitudes before and after.
+
+    Of the parts nothing is kept but rows of one array. An object for each, if only a view with its 48 bytes of
+    dimensions, would lie among the large arrays that a part makes and frees, and cut up the heap: 1.4 GB at 1.1B where
+    it is some hundred MB (docs/LOG.md).
+    """
 
     def __init__(self, drop: Callable[[int, Tensor], Tensor], tasks: int, entries: int, unit: int) -> None:
-        self._drop, self._asked = drop, False
+        self._drop, self._tasks, self._entries = drop, tasks, entries
+        self._block, self._asked = block_of(unit), False
         self._total: Tensor | None = None
-        # One array for all parts, each of which ends with a whole byte: small ones that stay, among the large ones that
-        # a part makes and frees, would cut up the heap (1.8 GB instead of some hundred MB at 1.1 B).
-        parts = -(-entries // block_of(unit))
-        self._store, self._end = np.empty((tasks, 1, entries // 8 + parts), np.uint8), 0
-        self._bits: dict[int, np.ndarray] = {}
-        #: The bits of each part by its start, and what restores each expert's sum of magnitudes.
-        self.found: tuple[dict[int, np.ndarray], Tensor] | None = None
+        self._bits: np.ndarray
+        #: The bits of all parts, one after the other, and what restores each expert's sum of magnitudes.
+        self.found: tuple[np.ndarray, Tensor] | None = None
 
     def stride(self) -> int | None:
         """One reading of everything."""
         if self._total is not None:
             self.found = self._bits, l1_factor(*self._total)
-        self._asked, before = True, self._asked
-        return None if before else 1
+        if self._asked:
+            return None
+        size = -(-min(self._block, self._entries) // 8)  # each part begins with a whole byte
+        self._bits = np.empty((-(-self._entries // self._block), self._tasks, 1, size), np.uint8)
+        self._asked = True
+        return 1
 
     def look(self, start: int, vectors: Tensor) -> tuple[int, np.ndarray, Tensor]:
         """Draw for one part."""
@@ -63,9 +69,7 @@ class _Kept:
     def add(self, seen: tuple[int, np.ndarray, Tensor]) -> None:
         """Keep the bits, add up the sums."""
         start, bits, sums = seen
-        self._bits[start] = self._store[..., self._end : self._end + bits.shape[-1]]
-        self._bits[start][:] = bits
-        self._end += bits.shape[-1]
+        self._bits[start // self._block, ..., : bits.shape[-1]] = bits
         self._total = sums if self._total is None else self._total + sums
 
 
@@ -81,12 +85,13 @@ def restored_parts(
         shape: of the tensor.
     """
     unit = row_length(shape)
+    block = block_of(unit)
 
-    def after(found: tuple[dict[int, np.ndarray], Tensor]) -> Parts:
+    def after(found: tuple[np.ndarray, Tensor]) -> Parts:
         bits, factors = found[0], found[1].float().unsqueeze(-1)
 
         def finish(start: int, part: Tensor) -> Tensor:
-            drawn = np.unpackbits(bits[start], axis=-1, count=part.shape[-1]).view(np.bool_)
+            drawn = np.unpackbits(bits[start // block], axis=-1, count=part.shape[-1]).view(np.bool_)
             return merge(masked_and_weighed(part, torch.from_numpy(drawn), factors))
 
         return Elementwise(finish, unit)
