@@ -11,6 +11,8 @@ import typer
 
 from .options import AsJson, Device, Dtype, Recipe, Seed
 
+Diagnostics = Annotated[bool, typer.Option(help="Measure what the merge does to each block, and hash all files.")]
+
 
 def merge(
     recipe: Recipe,
@@ -19,9 +21,7 @@ def merge(
     dtype: Dtype = None,
     seed: Seed = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
-    diagnostics: Annotated[
-        bool, typer.Option(help="Measure what the merge does to each block, and hash all files.")
-    ] = True,
+    diagnostics: Diagnostics = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, once the new one is whole.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar nor result.")] = False,
@@ -56,7 +56,12 @@ def merge(
 
 
 def plan(
-    recipe: Recipe, device: Device = "auto", dtype: Dtype = None, seed: Seed = None, as_json: AsJson = False
+    recipe: Recipe,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = None,
+    diagnostics: Diagnostics = True,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a recipe would do: tensors, bytes, memory, seconds; merges nothing. Of Hub models headers are read."""
     from ..recipes.read import read_recipe
@@ -67,7 +72,10 @@ def plan(
     from ..engine.recipes import plan_recipe
 
     found = plan_recipe(read, device=device, dtype=dtype, seed=seed)
-    typer.echo(json.dumps(plan_facts(found), indent=2) if as_json else plan_text(found))
+    if as_json:
+        typer.echo(json.dumps(plan_facts(found, diagnostics=diagnostics), indent=2))
+    else:
+        typer.echo(plan_text(found, diagnostics=diagnostics))
 
 
 def init(

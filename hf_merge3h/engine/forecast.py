@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from .adapter_recipe import AdapterPlan
 
 #: Guesses at how fast one core walks through inputs, bytes of float32 a second: entry by entry; in parts, with a look
-#: ahead; whole. Decompositions count their operations too. Only `seconds` needs them.
-_ENTRYWISE, _PARTS, _WHOLE, _OPERATIONS = 1.2e9, 4e8, 1.5e8, 2e10
+#: ahead; whole; and what measuring and hashing add (the first two and the last from the table of all streamed merges at
+#: 1.1B in docs/LOG.md). Decompositions count their operations too. Only `seconds` needs them.
+_ENTRYWISE, _PARTS, _WHOLE, _MEASURED, _OPERATIONS = 2e9, 8e8, 1.5e8, 2.4e9, 2e10
 _SVD = 20  # operations of a decomposition, times m n min(m, n)
 
 
-def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
-    """What would happen, as plain data."""
+def plan_facts(plan: StreamPlan | AdapterPlan, *, diagnostics: bool = True) -> dict[str, Any]:
+    """What would happen, as plain data.
+
+    Args:
+        plan: what `plan_recipe` gave.
+        diagnostics: the merge measures and hashes, which takes its time.
+    """
     if not isinstance(plan, StreamPlan):
         return _adapter_facts(plan)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -42,7 +48,7 @@ def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
         entry["tensors"] += 1
         entry["bytes_read"] += step.bytes_read
         entry["bytes_written"] += nbytes(step.spec)
-        entry["seconds"] += _seconds(step)
+        entry["seconds"] += _seconds(step, diagnostics)
     for entry in groups.values():
         entry["seconds"] = round(entry["seconds"], 2)
     return {
@@ -55,7 +61,7 @@ def plan_facts(plan: StreamPlan | AdapterPlan) -> dict[str, Any]:
         "bytes_written": plan.bytes_written,
         "bytes_downloaded": plan.bytes_absent,
         "peak_memory": plan.peak_memory,
-        "seconds": round(sum(map(_seconds, plan.steps)), 1),
+        "seconds": round(sum(_seconds(step, diagnostics) for step in plan.steps), 1),
         "warnings": list(plan.recipe.warnings),
         "device": str(plan.device),
         "layers": plan.layers if plan.layers is not None else plan.main.layers,
@@ -85,21 +91,24 @@ def _adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
     }
 
 
-def _seconds(step: Step) -> float:
+def _seconds(step: Step, measured: bool) -> float:
     """A guess, on all cores of this machine."""
     cores, numbers = os.cpu_count() or 1, math.prod(step.spec.shape)
     walked = 4.0 * numbers * (len(step.inputs) + 2)
+    found = walked / _MEASURED if measured else 0.0
     if step.request is None or step.request.method.elementwise:
-        return walked / (_ENTRYWISE * cores)
-    if step.group is not None and step.group.spectral:
+        found += walked / _ENTRYWISE
+    elif step.group is not None and step.group.spectral:
         operations = _SVD * len(step.inputs) * numbers * min(step.spec.shape[-2:])
-        return walked / (_WHOLE * cores) + operations / (_OPERATIONS * cores)
-    return walked / ((_WHOLE if step.request.method.parts is None else _PARTS) * cores)
+        found += walked / _WHOLE + operations / _OPERATIONS
+    else:
+        found += walked / (_WHOLE if step.request.method.parts is None else _PARTS)
+    return found / cores
 
 
-def plan_text(plan: StreamPlan | AdapterPlan) -> str:
+def plan_text(plan: StreamPlan | AdapterPlan, *, diagnostics: bool = True) -> str:
     """The same, to be read."""
-    facts = plan_facts(plan)
+    facts = plan_facts(plan, diagnostics=diagnostics)
     models, tensors = _number(len(facts["models"]), "model"), _number(facts["tensors"], "tensor")
     lines = [f"{facts['recipe']}: {models} -> {tensors} ({facts['kind']})"]
     lines += [f"  {label}" for label in facts["models"]]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_merge3h.engine import workers
-from hf_merge3h.engine.forecast import plan_text
+from hf_merge3h.engine.forecast import plan_facts, plan_text
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.engine.stream_plan import peak
+from hf_merge3h.models.types import TensorSpec
 from tests.engine.recipes import family, recipe
 
 
@@ -40,3 +42,16 @@ def test_a_plan_speaks_of_one_thing_as_of_one(tmp_path: Path) -> None:
     assert "ties: 1 tensor of 50 x 16, 3 experts" in text
     assert text.splitlines()[-1].endswith("and less than 0.1 s, on cpu")
     assert "some 0 s" not in text
+
+
+def test_measuring_and_hashing_take_their_time(tmp_path: Path) -> None:
+    family(tmp_path)
+    for method in ("linear", "ties", "tsv_merge"):
+        plan = make_stream_plan(recipe(tmp_path, method), device="cpu")
+        steps = [replace(step, spec=TensorSpec((4096, 4096), step.spec.dtype)) for step in plan.steps]
+        large = replace(plan, steps=tuple(steps))
+        with_both, plain = (plan_facts(large, diagnostics=each)["seconds"] for each in (True, False))
+        assert plain < with_both <= 2 * plain
+        assert plan_facts(large)["seconds"] == with_both
+        assert sum(group["seconds"] for group in plan_facts(large)["groups"]) == pytest.approx(with_both, abs=0.2)
+        assert f"some {plain:g} s, on cpu" in plan_text(large, diagnostics=False)
