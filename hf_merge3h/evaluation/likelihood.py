@@ -69,12 +69,14 @@ def token_scores(opened: Opened, pairs: Sequence[tuple[Ids, Ids]]) -> list[list[
             input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=kept, use_cache=False,
             **opened.named(len(pairs)),
         ).logits  # fmt: skip
-    found = []
-    for row, (_, after) in enumerate([*pairs] * opened.count):
-        n = len(after)
-        predicted = logits[row, -n - 1 : -1].float().log_softmax(-1)
-        found.append(predicted.gather(1, torch.tensor(after, device=device)[:, None])[:, 0].double().cpu())
-    return _by_model(found, len(pairs))
+    sizes = [len(after) for _, after in pairs] * opened.count
+    tokens = torch.tensor([token for _, after in pairs for token in after] * opened.count, device=device).split(sizes)
+    found = [
+        logits[row, -len(each) - 1 : -1].float().log_softmax(-1).gather(1, each[:, None])[:, 0]
+        for row, each in enumerate(tokens)
+    ]
+    # fetched at once: a GPU waits for each
+    return _by_model(list(torch.cat(found).double().cpu().split(sizes)), len(pairs))
 
 
 def _by_model(rows: list[Any], count: int) -> list[list[Any]]:

@@ -101,13 +101,13 @@ def packed_scores(opened: Opened, before: Ids, parts: Sequence[Ids]) -> list[lis
             position_ids=_places(n, shown).to(device).expand(opened.count, -1),
             logits_to_keep=last(len(ids) - n + 1, len(ids), device), use_cache=False, **opened.named(1),
         ).logits  # fmt: skip
-    found = []
-    ends = list(accumulate(map(len, shown), initial=1))  # row 0 of the logits is the prefix's last token
-    for rows in logits.float().log_softmax(-1):
-        starts = [torch.cat([rows[:1], rows[start:end]]) for start, end in pairwise(ends)]
-        tokens = [torch.tensor(part, device=rows.device)[:, None] for part in parts]
-        found.append([each.gather(1, one)[:, 0].double().cpu() for each, one in zip(starts, tokens, strict=True)])
-    return found
+    ends = accumulate(map(len, shown), initial=1)  # row 0 of the logits is the prefix's last token
+    rows = [row for start, end in pairwise(ends) for row in (0, *range(start, end))]
+    at, tokens = torch.tensor([rows, [*chain.from_iterable(parts)]], device=device)
+    known = (
+        logits.float().log_softmax(-1)[:, at, tokens].double().cpu()
+    )  # at once: a GPU waits for each that is fetched
+    return [list(each.split([*map(len, parts)])) for each in known]
 
 
 def last(count: int, width: int, device: Any) -> Any:

@@ -88,7 +88,7 @@ class Graph:
         waiting, running = list(wanted), dict[str, Work]()
         try:
             while waiting or running:
-                name = self._next(waiting, running) if len(running) < jobs else None
+                name = self._next(waiting, running, jobs) if len(running) < jobs else None
                 if name is None:
                     for name in ended(running):
                         running.pop(name).end()
@@ -109,10 +109,22 @@ class Graph:
             raise
         return [self.state(name) for name in wanted]
 
-    def _next(self, waiting: Sequence[str], running: Mapping[str, Work]) -> str | None:
-        """The first step that reads nothing that is still to be done."""
+    def _next(self, waiting: Sequence[str], running: Mapping[str, Work], jobs: int) -> str | None:
+        """A step that reads nothing that is still to be done: the first, or, where several are done at once, that with
+        the longest way behind it, so that the last hours are not one job's.
+        """
         pending = {*waiting, *running}
-        return next((name for name in waiting if not pending.intersection(self.steps[name].inputs)), None)
+        ready = (name for name in waiting if not pending.intersection(self.steps[name].inputs))
+        return next(ready, None) if jobs == 1 else max(ready, key=self._behind.__getitem__, default=None)
+
+    @functools.cached_property
+    def _behind(self) -> Mapping[str, int]:
+        """How many steps must follow each, one after another, before all is done."""
+        found = dict.fromkeys(self.steps, 0)
+        for name in reversed(self.steps):
+            for each in self.steps[name].inputs:
+                found[each] = max(found[each], found[name] + 1)
+        return found
 
     def _job(self, name: str) -> Job:
         return Job(self.steps[name], {each: self.folder(each) for each in self.steps[name].inputs}, self.folder(name))

@@ -15,7 +15,7 @@ from .work import Job
 
 MODEL = "model"  # what the measured model is called in its own run of the evaluation
 RUN = "run"
-#: prompts at a time in bfloat16, where rows cost less the more there are
+#: prompts at a time in bfloat16 on a CPU, where rows cost less the more there are
 _AT_ONCE = 32
 
 
@@ -107,7 +107,7 @@ def ask(job: Job, source: Any, out: Path, limit: int | None) -> Any:
         return evaluate_3h(
             {MODEL: one.model}, job.step.paths["suite"], datasets=settings.get("datasets"), limit=limit,
             seed=settings["seed"], out=out, tokenizer=tokenizer, leave_out=trained, save_report=False, progress=False,
-            batch_size=_AT_ONCE if is_short(precision) else None,
+            batch_size=_AT_ONCE if is_short(precision) and not torch.cuda.is_available() else None,
         )  # fmt: skip
 
 

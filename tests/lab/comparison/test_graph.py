@@ -135,6 +135,13 @@ def test_several_at_once_begin_only_when_what_they_read_is_done(tmp_path, fake):
     assert fake.ends == ["d", "a", "b", "c"]
 
 
+@pytest.mark.parametrize(("jobs", "begun"), [(1, "xyabc"), (2, "axybc")])
+def test_where_several_are_done_at_once_the_longest_way_begins_first(tmp_path, fake, jobs, begun):
+    steps = [Step("x", "questions", {}), Step("y", "questions", {}), *chain()[:3]]
+    Graph(steps, tmp_path).run(["x", "y", "c"], lambda _: None, jobs=jobs)
+    assert fake.begun == list(begun)
+
+
 def test_no_more_at_once_than_asked(tmp_path, fake, monkeypatch):
     graph = Graph([Step(name, "questions", {}) for name in "abcde"], tmp_path)
     at_once = []
