@@ -175,6 +175,16 @@ def test_init_writes_a_recipe_that_merges(capsys, recipe, tmp_path, method):
     assert "--base" in err
 
 
+def test_warnings_are_told_before_the_merge_and_not_when_quiet(capsys, recipe, tmp_path):
+    idle = tmp_path / "idle.yaml"
+    idle.write_text(json.dumps({**json.loads(recipe.read_text()), "parameters": {"density": 0.5, "t": 1}}))
+    for options, told in (((), 1), (("--json",), 1), (("--quiet",), 0)):
+        code, out, err = run(capsys, "merge", str(idle), str(tmp_path / "out"), "--overwrite", *options)
+        assert (code, err.count("warning: idle.yaml:1: parameters.t has no effect"), err.count("\n")) == (0, told, told)
+        assert "warning:" not in out
+        assert out or "--quiet" in options
+
+
 def test_a_merge_that_fails_while_writing_has_status_1(capsys, recipe, tmp_path, monkeypatch):
     from hf_merge3h.models.weights import writer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,35 +25,44 @@ def merge(
     diagnostics: Diagnostics = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, once the new one is whole.")] = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar nor result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar, result nor warnings.")] = False,
 ) -> None:
     """Merge whole checkpoints, larger than memory if need be, as a recipe says."""
     from ..recipes.read import read_recipe
 
     read = read_recipe(recipe)  # before torch is imported, which takes longer than to tell what is wrong with a recipe
 
-    from ..engine.recipes import merge_recipe
+    from ..engine.recipes import merge_recipe, plan_recipe
 
     if quiet:
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()  # those of downloads, which are the Hub's own
+    found = plan_recipe(read, device=device, dtype=dtype, seed=seed)
+    told = [] if quiet else _warn(found.recipe.warnings)  # before hours of merging, not after
     manifest = merge_recipe(
-        read,
+        found,
         out,
-        device=device,
-        dtype=dtype,
-        seed=seed,
         max_shard_size=max_shard_size,
         diagnostics=diagnostics,
         overwrite=overwrite,
         progress=not quiet and not as_json and sys.stderr.isatty(),
     )
+    if not quiet:
+        _warn(each for each in manifest.content["warnings"] if each not in told)
     if as_json:
         typer.echo(json.dumps(manifest.content, indent=2))
     elif not quiet:
         output = manifest.content["output"]
         typer.echo(f"{out}: {output['tensors']} tensors, {output['bytes']:,} bytes, {manifest.content['seconds']} s")
+
+
+def _warn(warnings: Iterable[str]) -> list[str]:
+    """Tell these on standard error."""
+    told = list(warnings)
+    for each in told:
+        typer.echo(f"warning: {each}", err=True)
+    return told
 
 
 def plan(

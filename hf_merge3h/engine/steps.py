@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -74,6 +75,7 @@ def make_stream_plan(
     warnings = (
         *recipe.warnings,
         *_idle_filters(recipe, models, steps),
+        *_named_twice(recipe, models, steps),
         *_unsaid_depths(models[recipe.base or 0], stacks),
     )
     layers = recipe.layers(counts)
@@ -117,6 +119,26 @@ def _idle_filters(recipe: Recipe, models: Sequence[SourceModel], steps: Sequence
         f"filter {show(each)} occurs in the name of no tensor: its value is used nowhere"
         for each in dict.fromkeys(filters_of(recipe.given))
         if each != "*" and not any(each in name for name in names)
+    ]
+
+
+def _named_twice(recipe: Recipe, models: Sequence[SourceModel], steps: Sequence[Step]) -> list[str]:
+    """A warning for each model that is merged with itself, or with the base that it is, under another name.
+
+    No error: mergekit merges them too, for it goes by names.
+    """
+    places = [(each.found.folder.resolve(), *(found.folder.resolve() for found, _ in each.adapters)) for each in models]
+    if len(set(places)) == len(places):
+        return []
+    merged = {(tuple(index for index, _ in step.job.inputs), step.job.base and step.job.base[0]) for step in steps}
+    together = {pair for inputs, _ in merged for pair in itertools.combinations(sorted(inputs), 2)}
+    still = {(index, base) for inputs, base in merged for index in inputs if base is not None}
+    return [
+        f"{models[first].label} and {models[second].label} are one model, which {what}; name it in one way if that is "
+        "not meant"
+        for pairs, what in ((together, "counts twice"), (still, "counts as an expert that changed nothing"))
+        for first, second in sorted(pairs)
+        if places[first] == places[second]
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -198,18 +198,21 @@ class _Reader:
 
     def _both_spellings(self) -> None:
         """Refuse two names of one parameter in one recipe."""
-        used = _parameter_names(self.data)
+        used = dict(_parameters_in(self.data, ()))
         for spellings in self.rules.spellings.values():
-            if len(spellings) > 1 and set(spellings) <= used:
-                self.page.say((), f"{' and '.join(spellings)} are two names of one parameter; keep one of them")
+            if len(spellings) > 1 and used.keys() >= set(spellings):
+                place = self.page.text.where(used[spellings[1]])
+                self.page.say(
+                    used[spellings[0]], f"and {spellings[1]} ({place}) are two names of one parameter; keep one"
+                )
 
 
-def _parameter_names(data: Any) -> set[str]:
-    found: set[str] = set()
-    if isinstance(data, dict):
-        for key, value in data.items():
-            found |= set(value) if key == "parameters" and isinstance(value, dict) else _parameter_names(value)
-    elif isinstance(data, list):
-        for value in data:
-            found |= _parameter_names(value)
-    return found
+def _parameters_in(data: Any, path: Path) -> Iterator[tuple[str, Path]]:
+    """All names of parameters, each with where it stands."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in inner:
+        here = (*path, key)
+        if key == "parameters" and isinstance(value, dict):
+            yield from ((name, (*here, name)) for name in value)
+        else:
+            yield from _parameters_in(value, here)

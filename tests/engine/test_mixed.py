@@ -117,3 +117,27 @@ def test_how_a_folder_is_spelt_does_not_count(tmp_path: Path, monkeypatch: pytes
         plain = [os.fspath(name) for name in each]
         assert order_of(unnamed, [name_of(name, []) for name in plain]) == [0, 1, 2]
         assert order_of(unnamed, [name_of("base", [name]) for name in plain]) == [0, 1, 2]
+
+
+def test_a_model_that_is_merged_with_itself_under_another_name_is_a_warning(folder: tuple[Path, Any]) -> None:
+    root, _ = folder
+
+    def warned(method: str, *models: str) -> list[str]:
+        told: dict[str, Any] = {"merge_method": method, "base_model": str(root / "b"), "models": list(models)}
+        if method == "passthrough":
+            ranges = ([0, 1], [1, 2])
+            told["slices"] = [
+                {"sources": [{"model": model, "layer_range": each}]}
+                for model, each in zip(told.pop("models"), ranges, strict=True)
+            ]
+        return list(hf_merge3h.plan_recipe(hf_merge3h.read_recipe(told), device="cpu").recipe.warnings)
+
+    m, n, again, base = (f"{root}/{name}" for name in ("m", "n", "./m", "b/"))
+    assert warned("ties", m, n) == warned("passthrough", m, again) == []
+    assert warned("ties", m, f"{m}+{root}/p") == []
+    (twice,) = warned("ties", m, n, again)
+    assert twice.startswith(f"{m} and {again} are one model, which counts twice; name it in one way")
+    (still,) = warned("ties", m, base)
+    assert still.startswith(
+        f"{base} and {root}/b are one model, which counts as an expert that changed nothing; name it"
+    )

@@ -141,6 +141,10 @@ tokenizer:
             "merge_method: linear\nmodels: [{model: {model: {path: m, revision: 1234567}}}]",
             "models[0].model.model.revision=1234567: expected a branch, tag or commit; quote one of digits",
         ),
+        (
+            GOOD + "parameters:\n  lambda: 1\n  scale: 2",
+            "recipe:7: parameters.lambda and scale (recipe:8) are two names of one parameter; keep one",
+        ),
         (GOOD + "seed: true", "recipe:6: seed=true: expected an integer"),
         (GOOD + "out: null", "recipe:6: out=null: expected weights or adapter"),
         (GOOD + "dtype: [no, 'False']", "recipe:6: dtype=[false, 'False']: expected float32"),
