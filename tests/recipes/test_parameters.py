@@ -92,7 +92,7 @@ def test_parameters_of_models_become_one_for_each_expert():
 def test_lambda_and_scale_are_one():
     assert job(ties(p="lambda: 0.3"))[0].parameters["scale"] == 0.3
     assert job(ties(p="scale: 0.3"))[0].parameters["scale"] == 0.3
-    with pytest.raises(RequestError, match="lambda and scale are two names"):
+    with pytest.raises(RequestError, match=r"lambda and scale \(recipe:\d+\) are two names"):
         read_recipe(ties(p="scale: 0.3, lambda: 0.3"))
 
 
