@@ -94,11 +94,23 @@ def _fit(job: Job, examples: Sequence[Example]) -> list[float]:
             train_dataset=trl_dataset(examples, tokenizer.chat_template is not None),
             processing_class=tokenizer,
         )
-        resume = any((job.out / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-        trainer.train(resume_from_checkpoint=resume or None)
+        trainer.train(resume_from_checkpoint=last_checkpoint(job.out / "checkpoints"))
     curve = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     _save(trainer.model, tokenizer, job, whole)
     return curve
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole; one that was being written when the run was killed is deleted."""
+    whole = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # what is written last
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            whole[int(path.name.rpartition("-")[2])] = str(path)
+    return whole[max(whole)] if whole else None
 
 
 def trainer_class() -> Any:

@@ -62,7 +62,7 @@ def do(graph: Graph, names: Iterable[str]) -> None:
     """Do steps in this process: quicker than one process each."""
     for name in names:
         folder = graph.folder(name)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         step = graph.steps[name]
         facts = ACTIONS[step.action](Job(step, {each: graph.folder(each) for each in step.inputs}, folder)) or {}
         told = json.loads(json.dumps({"seconds": 1.0, "peak_mb": 1.0, **facts}, default=str))

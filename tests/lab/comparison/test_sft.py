@@ -16,9 +16,9 @@ from hf_merge3h.lab.comparison.steps import graph_of
 from . import small
 
 
-def trained(folder, kind):
+def trained(folder, kind, steps=4):
     """Curve and weights of the first H's expert."""
-    training = {kind: {"steps": 4, "batch_size": 3, "learning_rate": 1e-3}}
+    training = {kind: {"steps": steps, "batch_size": 3, "learning_rate": 1e-3}}
     graph = graph_of(read_lab(small.lab(folder, training=training, paradigms={"static": [kind]})), folder / "out")
     name = f"train/static/{kind}/helpfulness"
     small.do(graph, [name])
@@ -52,6 +52,32 @@ def test_the_loss_of_the_answers_alone_is_trls(tmp_path, monkeypatch, kind):
     assert weights.keys() == known.keys()
     for name, tensor in known.items():
         assert torch.allclose(weights[name], tensor, atol=2e-4), name
+
+
+@pytest.mark.parametrize("written", ["", '{"epoch": 1.0, "glo'], ids=["none", "half"])
+def test_training_that_was_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(
+    tmp_path, monkeypatch, written
+):
+    from transformers import TrainerState
+
+    known_curve, known = trained(tmp_path / "known", "full", steps=20)
+    save, begun = TrainerState.save_to_json, []
+
+    def killed(self, path):
+        begun.append(self.global_step)
+        if self.global_step == 20 and begun.count(20) == 1:
+            if written:
+                Path(path).write_text(written)
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(TrainerState, "save_to_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "ours", "full", steps=20)
+    curve, weights = trained(tmp_path / "ours", "full", steps=20)
+    assert begun == [10, 20, 20]
+    assert curve == pytest.approx(known_curve, abs=1e-6)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in known.items())
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
