@@ -23,6 +23,7 @@ PLACES = (3, 3, 2, 2, 2)  # decimals of the data sets, in the tables' order
         ("whole-3", "static/full", "development", "LAB.md", "### The ablation"),
         ("lora-2", "static/lora", "test", "LAB.md", "### Adapters, static"),
         ("lora-1", "static/lora", "development", "LAB.md", "### Adapters: the ablation"),
+        ("lora-3", "static/lora", "test", "LAB.md", "### Adapters beside mixtures"),
         ("gemma", "static/lora", "test", "LAB.md", "### Gemma 3 270M, adapters"),
         ("whole-2", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, all three H's"),
         ("whole", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, the first run"),
