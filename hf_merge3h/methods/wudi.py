@@ -109,7 +109,9 @@ def wudi(
     Note:
         The paper minimises the loss by Adam from the sum of the task vectors and stops early; this is its exact
         least-squares solution of least norm, or, with a ridge (ours), one near the sum where the loss is flat. Without
-        a ridge, directions under the numerical rank of the deltas, max(m, n) * eps(float32), count as none.
+        a ridge, directions under the numerical rank of the deltas, max(m, n) * eps(float32), count as none. The
+        exact solution broke every whole fine-tune that it was tried on, and no adapter: give whole models a ridge, of
+        which 0.01 and 0.1 kept most (docs/LAB.md).
     """
     m, n = deltas.shape[-2:]
     left = right = double(deltas.new_zeros(()))

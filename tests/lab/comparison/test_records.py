@@ -21,9 +21,12 @@ PLACES = (3, 3, 2, 2, 2)  # decimals of the data sets, in the tables' order
     [
         ("whole-3", "static/full", "test", "LAB.md", "### Whole fine-tunes, static"),
         ("whole-3", "static/full", "development", "LAB.md", "### The ablation"),
+        ("whole-4", "static/full", "development", "LAB.md", "### Whole fine-tunes: WUDI with a ridge"),
+        ("whole-4", "static/full", "test", "LAB.md", "**Test split**, once:"),
         ("lora-2", "static/lora", "test", "LAB.md", "### Adapters, static"),
         ("lora-1", "static/lora", "development", "LAB.md", "### Adapters: the ablation"),
         ("lora-3", "static/lora", "test", "LAB.md", "### Adapters beside mixtures"),
+        ("tuned", "static/given", "test", "LAB.md", "### Each method's own scale"),
         ("gemma", "static/lora", "test", "LAB.md", "### Gemma 3 270M, adapters"),
         ("whole-2", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, all three H's"),
         ("whole", "static/full", "test", "LAB_EARLIER.md", "## Whole fine-tunes, the first run"),
