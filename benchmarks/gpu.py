@@ -60,7 +60,6 @@ def run_adapters():
             timed(lambda: on_gpu(name, there))  # noqa: B023
             seconds, merged = timed(lambda: on_gpu(name, there))  # noqa: B023
             beside, wanted = timed(lambda: merge_all(name, here))  # noqa: B023
-            # R-TSVM's first pass looks at all groups, so the whole is compared
             print(
                 f"  {name:12s} {seconds:7.3f} s, processor {beside:7.3f} s ({beside / seconds:5.1f} times), "
                 f"apart {max(map(apart, merged, wanted)):.1e}",
@@ -108,7 +107,7 @@ def family():
 
 
 def live(base, experts, name, device):
-    """Seconds of a live merge of a copy, its report off, and one merged matrix's change."""
+    """Seconds of a live merge of a copy, with its report, and one merged matrix's change."""
     low, high = get_method(name).experts
     count = max(low, min(3, high or 3))
     model = copy.deepcopy(base).to(device)

@@ -104,9 +104,8 @@ def packed_scores(opened: Opened, before: Ids, parts: Sequence[Ids]) -> list[lis
     ends = accumulate(map(len, shown), initial=1)  # row 0 of the logits is the prefix's last token
     rows = [row for start, end in pairwise(ends) for row in (0, *range(start, end))]
     at, tokens = torch.tensor([rows, [*chain.from_iterable(parts)]], device=device)
-    known = (
-        logits.float().log_softmax(-1)[:, at, tokens].double().cpu()
-    )  # at once: a GPU waits for each that is fetched
+    # fetched at once: a GPU waits for each
+    known = logits.float().log_softmax(-1)[:, at, tokens].double().cpu()
     return [list(each.split([*map(len, parts)])) for each in known]
 
 

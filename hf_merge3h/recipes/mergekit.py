@@ -191,19 +191,32 @@ def as_ours(rules: Rules, name: str, value: Any) -> Any:
     ('l1', True)
     """
     parameter = next(each for each in rules.parameters if each.name == name)
-    if name == "rescale" and value in (True, False):
+    if takes_flag(parameter) and value in (True, False):
         return "l1" if value else "none"
     if parameter.type is bool and not isinstance(value, bool) and value in (0, 1):
         return bool(value)
     return value
 
 
+def takes_flag(parameter: Parameter) -> bool:
+    """Whether a recipe may say true and false for a word of ours, as mergekit's `rescale` has them."""
+    return {"l1", "none"} <= set(parameter.choices or ())
+
+
+def in_a_recipe(rules: Rules, parameter: Parameter) -> Parameter:
+    """A parameter as a recipe has it: of mergekit's methods the density may be 0, which leaves the expert out."""
+    limits = parameter.range
+    if parameter.name != "density" or not rules.known or limits is None:
+        return parameter
+    return dataclasses.replace(parameter, range=dataclasses.replace(limits, low_open=False))
+
+
 def check_value(rules: Rules, given: str, value: Any) -> None:
     """Raise a RequestError where a parameter, by its name in a file, never has such a value."""
     ours = next((ours for ours, spellings in rules.spellings.items() if given in spellings), None)
-    if ours is None or (ours == "density" and value == 0 and rules.known):  # 0 leaves the expert out
+    if ours is None:
         return
-    parameter = next(each for each in rules.parameters if each.name == ours)
+    parameter = in_a_recipe(rules, next(each for each in rules.parameters if each.name == ours))
     dataclasses.replace(parameter, per_expert=False).check(as_ours(rules, ours, value))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import in_yaml
 from ..schema import FINITE, Parameter
-from .mergekit import MERGEKIT_NAMES, Rules, as_ours
+from .mergekit import MERGEKIT_NAMES, Rules, as_ours, in_a_recipe, takes_flag
 from .parameters import MOST_NUMBER
 
 _NO_EFFECT = "It has no effect here (in mergekit neither)."  # some editors show it beside what they find
@@ -52,7 +52,7 @@ class Values:
         for rules in every:
             for parameter in rules.parameters:
                 for spelling in rules.spellings[parameter.name]:
-                    text = _description(_in_a_recipe(rules, parameter))
+                    text = _description(in_a_recipe(rules, parameter))
                     if text not in helps.setdefault(spelling, []):
                         helps[spelling].append(text)
         value = self._define("anything", {"type": ["number", "boolean", "string"]})
@@ -63,7 +63,7 @@ class Values:
         )
 
     def _setting(self, rules: Rules, parameter: Parameter) -> dict[str, Any]:
-        parameter = _in_a_recipe(rules, parameter)
+        parameter = in_a_recipe(rules, parameter)
         found = {**self._define(_name(parameter), _value(parameter)), "description": _description(parameter)}
         if parameter.name in rules.required or parameter.name == "weight":
             return found
@@ -101,14 +101,6 @@ def _mapping(offered: dict[str, Any], warned: Iterable[str], silent: Iterable[st
     return {"type": ["object", "null"], "properties": offered, **extra, "additionalProperties": False}
 
 
-def _in_a_recipe(rules: Rules, parameter: Parameter) -> Parameter:
-    """The parameter as a recipe has it: mergekit's density may be 0."""
-    limits = parameter.range
-    if parameter.name != "density" or not rules.known or limits is None:
-        return parameter
-    return dataclasses.replace(parameter, range=dataclasses.replace(limits, low_open=False))
-
-
 def _description(parameter: Parameter) -> str:
     """What it is and takes; in words that hold in a recipe, where a list runs along the layers."""
     words = [parameter.help, expected_in_recipe(parameter)]
@@ -123,14 +115,14 @@ def expected_in_recipe(parameter: Parameter) -> str:
     'one of l1, none; true is l1, and false is none'
     """
     text = in_yaml(dataclasses.replace(parameter, per_expert=False).expected)
-    return text + ("; true is l1, and false is none" if parameter.name == "rescale" else "")
+    return text + ("; true is l1, and false is none" if takes_flag(parameter) else "")
 
 
 def _value(parameter: Parameter) -> dict[str, Any]:
     """One value."""
     if parameter.choices:
         words: dict[str, Any] = {"enum": list(parameter.choices)}
-        return {"anyOf": [words, _FLAG]} if parameter.name == "rescale" else words
+        return {"anyOf": [words, _FLAG]} if takes_flag(parameter) else words
     if parameter.type is bool:
         return dict(_FLAG)
     limits = parameter.range or FINITE
@@ -150,5 +142,5 @@ def _name(parameter: Parameter) -> str:
     """
     text = in_yaml(dataclasses.replace(parameter, per_expert=False).expected)
     text = text.replace("(", "above_").replace(")", "_below").replace(", ", "_to_" if parameter.range else "_or_")
-    text += "_or_flag" if parameter.name == "rescale" else ""
+    text += "_or_flag" if takes_flag(parameter) else ""
     return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,13 +28,13 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     )
 
 
-def merged(method: str, device: str, **parameters: Any) -> dict[str, torch.Tensor]:
+def merged(method: str, device: str) -> dict[str, torch.Tensor]:
     base = llama(hidden_size=48, intermediate_size=80)
     count = expert_count(method)
     experts = dict(zip(ROLES, whole_experts(base, count), strict=False))
     model = copy.deepcopy(base).to(device)
     with quiet():
-        model.merge_3h(experts, method=method, seed=3, progress=False, **parameters)
+        model.merge_3h(experts, method=method, seed=3, progress=False)
     assert {parameter.device.type for parameter in model.parameters()} == {device}
     assert model.merge_report.device.startswith(GPU)
     return state(model)
