@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..apply import parts_of
-from ..linalg import native, stored
+from ..linalg import figures, native, stored
 from ..linalg.blocks import block_of
+from ..linalg.figures import Figures
 from ..linalg.precision import all_finite
 from ..models.weights.writer import ShardWriter
 from ..passes import Products, Weighted
@@ -25,24 +26,6 @@ from .stream_plan import Step
 from .workers import Pool
 
 PIECE = 1 << 19  # entries that one worker goes through at a time, block by block
-_SAMPLE = 8  # one in so many entries is asked for the sign conflict
-
-
-@dataclass
-class Sums:
-    """What the blocks of one tensor add up to."""
-
-    gram: Tensor | float = 0.0
-    lost: float = 0.0
-    changed: int = 0
-    conflicts: int = 0
-
-    def add(self, other: Sums) -> None:
-        """Take in those of further blocks."""
-        self.gram = self.gram + other.gram
-        self.lost += other.lost
-        self.changed += other.changed
-        self.conflicts += other.conflicts
 
 
 @dataclass
@@ -91,7 +74,7 @@ class Walk:
         self._flat = [each.model.load(each.name).reshape(-1) for each in self.step.inputs]
         if self.step.base is not None and (self.measure or not self._in_weights):
             self._base = self.step.read_base("").reshape(-1)
-        self._sums = stored.Sums.of(self._flat, None if self._in_weights else self._base)
+        self._sums = stored.Sums.of(self._flat, self._base, subtract=not self._in_weights)
         self._block = block_of(self.parts.unit)
         self._piece = max(1, PIECE // self._block) * self._block
         while (stride := self.parts.stride()) is not None:
@@ -100,10 +83,10 @@ class Walk:
             for seen in pool.map(look, range(0, group.numbers, self._piece * stride)):
                 for each in seen:
                     self.parts.add(each)
-        sums = Sums()
-        for rounded, figures in pool.map(self._merge, range(0, group.numbers, self._piece)):
+        sums = Figures.nothing(len(self._flat))
+        for rounded, found in pool.map(self._merge, range(0, group.numbers, self._piece)):
             writer.write(self.step.job.name, rounded)
-            sums.add(figures)
+            sums.add(found)
         if not group.numbers:
             writer.write(self.step.job.name, torch.empty(0, dtype=spec.dtype))
         return self._report(sums) if self.measure and self._base is not None and group.numbers else None
@@ -140,28 +123,38 @@ class Walk:
             return list(self._sums.products(start, size, self._block))
         return [self.parts.look(each.start, each.vectors) for each in self._blocks(start, stride)]
 
-    def _merge(self, start: int) -> tuple[Tensor, Sums]:
+    def _merge(self, start: int) -> tuple[Tensor, Figures]:
         """One piece of the output in its storage dtype, and what was measured on the way."""
-        sums, fits, sound = Sums(), True, True
         rounded = torch.empty(min(self._piece, len(self._flat[0]) - start), dtype=self.step.spec.dtype)
         known = self.parts.comes_to
-        if self._sums is not None and isinstance(known, Weighted) and not self.measure and _is_short(rounded):
-            if not self._sums.average(start, known.weights, known.ratio, rounded):
-                self._refuse()
-                self._refuse_overflow(start)
-            return rounded, sums
+        if self._sums is not None and isinstance(known, Weighted) and _is_short(rounded):
+            return rounded, self._average(self._sums, known, start, rounded)
+        found, fits, sound = Figures.nothing(len(self._flat)), True, True
         places = rounded.split(self._block)
         for place, block in zip(places, self._blocks(start), strict=True):
             sound &= block.finite(self._in_weights)
             merged = self.parts.merge(block.start, block.vectors)[0]
             fits &= self._round(merged, block.base, place)
             if self.measure and block.base is not None:
-                sums.add(self._measured(block.vectors, merged, block.base, place))
+                vectors = block.vectors[:, 0]
+                found.add(figures.measured(vectors, merged, block.base, place, in_weights=self._in_weights))
         if not sound:
             self._refuse()
         if not fits:
             self._refuse_overflow(start)
-        return rounded, sums
+        return rounded, found
+
+    def _average(self, sums: stored.Sums, known: Weighted, start: int, rounded: Tensor) -> Figures:
+        """The same in one reading."""
+        found = Figures.nothing(len(self._flat))
+        if self.measure and self._base is not None:
+            sound, found = sums.average_measured(start, known.weights, known.ratio, rounded)
+        else:
+            sound = sums.average(start, known.weights, known.ratio, rounded)
+        if not sound:
+            self._refuse()
+            self._refuse_overflow(start)
+        return found
 
     def _round(self, merged: Tensor, base: Tensor | None, place: Tensor) -> bool:
         """Write what is stored; whether all of it is finite."""
@@ -177,17 +170,6 @@ class Walk:
 
     def _exact(self, merged: Tensor, base: Tensor | None) -> Tensor:
         return merged if base is None or self._in_weights else merged + base
-
-    def _measured(self, vectors: Tensor, merged: Tensor, base: Tensor, rounded: Tensor) -> Sums:
-        deltas = vectors - base if self._in_weights else vectors
-        change = merged - base if self._in_weights else merged
-        rows = torch.cat([deltas[:, 0], change.unsqueeze(0)])
-        lost = 0.0
-        if rounded.dtype != torch.float32:
-            lost = float(rounded.float().sub_(base).sub_(change).square_().sum())
-        sample = deltas[:, 0, ::_SAMPLE]
-        up, down = sample.amax(0) > 0, sample.amin(0) < 0
-        return Sums((rows @ rows.mT).double(), lost, int((up | down).sum()), int((up & down).sum()))
 
     def _refuse(self) -> None:
         """Name the first number that is not finite, of the whole tensors; a sum may also have overflowed."""
@@ -205,8 +187,7 @@ class Walk:
             exact = self._exact(self.parts.merge(block.start, block.vectors)[0], block.base)
             refuse_overflow(self.step.job.name, exact, self.step.spec.dtype)
 
-    def _report(self, sums: Sums) -> TensorReport:
-        assert isinstance(sums.gram, Tensor)
+    def _report(self, sums: Figures) -> TensorReport:
         size = float(sums.gram[-1, -1].clamp_min(0).sqrt())
         return TensorReport(
             name=self.step.job.name,

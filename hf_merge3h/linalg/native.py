@@ -22,6 +22,9 @@ from torch import Tensor
 
 CANCELLED = 1e-6  # agreeing weights that add up to less than this share of the largest one cancel
 
+#: Dtypes that the loops read as they are stored: as which integers torch and numpy see them.
+STORED = {torch.bfloat16: (torch.int16, np.uint16), torch.float32: (torch.int32, np.uint32)}
+
 _WORTH_IT = 1 << 24  # entries of a merge from which on numba's import is paid back
 _kernels: ModuleType | None = None
 
@@ -62,6 +65,12 @@ def loops() -> ModuleType:
     """The compiled loops; ask `takes` first."""
     assert _kernels is not None, "ask `takes` first"
     return _kernels
+
+
+def bits(flat: Tensor) -> np.ndarray:
+    """The bit patterns of a tensor whose dtype is `STORED`: uint16 or uint32."""
+    signed, unsigned = STORED[flat.dtype]
+    return flat.view(signed).numpy().view(unsigned)
 
 
 def _rows(stack: Float[Tensor, "task *shape"]) -> np.ndarray:

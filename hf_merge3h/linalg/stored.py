@@ -15,14 +15,14 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from . import native
-
-_STORED = {torch.bfloat16: (torch.int16, np.uint16), torch.float32: (torch.int32, np.uint32)}
+from .figures import Accumulated, Figures
+from .native import STORED, bits
 
 
 def reads(tensors: Sequence[Tensor]) -> bool:
     """Whether compiled loops are used and can read these: bfloat16 or float32, on the CPU, contiguous."""
     return native.loaded() and all(
-        each.dtype in _STORED and each.device.type == "cpu" and each.is_contiguous() for each in tensors
+        each.dtype in STORED and each.device.type == "cpu" and each.is_contiguous() for each in tensors
     )
 
 
@@ -38,8 +38,8 @@ class Reader:
     """
 
     def __init__(self, flat: Sequence[Tensor], base: Tensor | None, *, subtract: bool) -> None:
-        self._sources = [_bits(each) for each in flat]
-        self._base = None if base is None else _bits(base)
+        self._sources = [bits(each) for each in flat]
+        self._base = None if base is None else bits(base)
         self._subtract = subtract
         self._size = -1
 
@@ -68,20 +68,22 @@ class Sums:
     Args:
         flat: what `reads` takes, all of one dtype.
         base: another one of that dtype, or None.
+        subtract: whether to take the base from the others; else it is only what merges are measured from.
     """
 
-    def __init__(self, flat: Sequence[Tensor], base: Tensor | None) -> None:
+    def __init__(self, flat: Sequence[Tensor], base: Tensor | None, *, subtract: bool = True) -> None:
         self._flat, self._entries = flat, len(flat[0])  # as long as these are held, their addresses hold
         assert all(len(each) == self._entries for each in flat), "of one length"
         self._addresses = np.array([each.data_ptr() for each in flat], np.uint64)
-        self._base = _bits(flat[0])[:0] if base is None else _bits(base)
+        self._origin, self._subtract = None if base is None else bits(base), subtract
+        self._base = bits(flat[0])[:0] if self._origin is None or not subtract else self._origin
 
     @staticmethod
-    def of(flat: Sequence[Tensor], base: Tensor | None) -> Sums | None:
+    def of(flat: Sequence[Tensor], base: Tensor | None, *, subtract: bool = True) -> Sums | None:
         """The sums; None where there are no compiled loops for these."""
         tensors = [*flat] if base is None else [*flat, base]
         one = len({each.dtype for each in tensors}) == 1
-        return Sums(flat, base) if one and reads(tensors) else None
+        return Sums(flat, base, subtract=subtract) if one and reads(tensors) else None
 
     def products(self, start: int, size: int, block: int) -> Float64[Tensor, "block task task"]:
         """Inner products of each block (the last may be shorter): `blocks.gram_of_block`."""
@@ -98,9 +100,21 @@ class Sums:
         return bool(
             native.loops().average(
                 self._at(start, size), self._base[start : start + size], weights.numpy(), np.float32(ratio),
-                _bits(target),
+                bits(target),
             )
         )  # fmt: skip
+
+    def average_measured(
+        self, start: int, weights: Float[Tensor, "task"], ratio: float, target: Tensor
+    ) -> tuple[bool, Figures]:
+        """`average`, and what it did to the base, which must be there (and finite)."""
+        assert self._origin is not None, "there is a base"
+        sums, size = Accumulated(len(self._flat)), len(target)
+        fits = native.loops().average_measured(
+            self._at(start, size), self._origin[start : start + size], not self._subtract, weights.numpy(),
+            np.float32(ratio), bits(target), sums.gram, sums.counts,
+        )  # fmt: skip
+        return bool(fits), sums.figures()
 
     def _at(self, start: int, size: int) -> np.ndarray:
         """Where a block begins in each tensor."""
@@ -108,13 +122,7 @@ class Sums:
         return self._addresses + np.uint64(start * self._flat[0].itemsize)
 
 
-def _bits(flat: Tensor) -> np.ndarray:
-    """The bit patterns: uint16 or uint32."""
-    signed, unsigned = _STORED[flat.dtype]
-    return flat.view(signed).numpy().view(unsigned)
-
-
 def narrow(merged: Float[Tensor, "n"], base: Float[Tensor, "n"] | None, target: Tensor) -> bool:
     """Write merged + base, rounded to the target's bfloat16; whether all of it is finite."""
     origin = np.empty(0, np.float32) if base is None else base.numpy()
-    return bool(native.loops().narrow(merged.numpy(), origin, _bits(target)))
+    return bool(native.loops().narrow(merged.numpy(), origin, bits(target)))

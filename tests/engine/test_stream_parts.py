@@ -11,6 +11,7 @@ import torch
 
 from hf_merge3h import get_method
 from hf_merge3h.engine import walk
+from hf_merge3h.engine.measures import TensorReport
 from hf_merge3h.linalg import blocks, native
 from hf_merge3h.registry import Parts
 from tests.engine.models import METHODS, ROLES, expert_count, quiet
@@ -54,18 +55,27 @@ def test_compiled_loops_give_the_same_bits(
     monkeypatch.setattr(walk, "PIECE", 300)
     made = recipe(tmp_path, method, ("e1", "e2", "e3")[: expert_count(method)], parameters=parameters)
     monkeypatch.setattr(native, "_kernels", None)
-    run(made, tmp_path / "plain", diagnostics=False)
+    by_torch = run(made, tmp_path / "plain").tensors
     monkeypatch.setattr(native, "_kernels", native._found())
     plain = weights(tmp_path / "plain")
-    for out, measured in (
-        ("measured", True),
-        ("unmeasured", False),
-    ):
-        run(made, tmp_path / out, diagnostics=measured)
+    run(made, tmp_path / "unmeasured", diagnostics=False)
+    found = run(made, tmp_path / "measured").tensors
+    for out in ("measured", "unmeasured"):
         compiled = weights(tmp_path / out)
         assert compiled.keys() == plain.keys()
         for name, tensor in plain.items():
             assert torch.equal(compiled[name], tensor), name
+    assert same_reports(found, by_torch)
+
+
+def same_reports(found: tuple[TensorReport, ...], wanted: tuple[TensorReport, ...]) -> bool:
+    """Sums differ by the rounding of float32."""
+    assert [each.name for each in found] == [each.name for each in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.sign_conflict == pytest.approx(other.sign_conflict, abs=1e-6), one.name
+        assert one.survived == pytest.approx(other.survived, abs=1e-4), one.name
+        assert torch.allclose(torch.tensor(one.gram), torch.tensor(other.gram), rtol=1e-4, atol=1e-6), one.name
+    return True
 
 
 @pytest.mark.parametrize(("method", "parameters"), IN_READINGS, ids=str)
@@ -80,6 +90,8 @@ def test_parts_are_what_the_whole_is(
     with quiet():
         live.merge_3h(dict(zip(ROLES, experts[:count], strict=False)), method=method, progress=False, **parameters)
     measured = run(recipe(folder, method, ("e1", "e2", "e3")[:count], parameters=parameters), tmp_path / "out")
+    by_name = {each.name: each for each in live.merge_report.tensors}
+    assert same_reports(measured.tensors, tuple(by_name[each.name] for each in measured.tensors))
     found = weights(tmp_path / "out")
     assert all(torch.equal(found[name], t) for name, t in live.state_dict().items() if name in found)
     plain = recipe(folder, method, ("e1", "e2", "e3")[:count], parameters=parameters)

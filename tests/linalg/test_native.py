@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hf_merge3h import get_method
-from hf_merge3h.linalg import blocks, dropping, native, random, select, signs, stored, weighted
+from hf_merge3h.linalg import blocks, dropping, figures, native, random, select, signs, stored, weighted
+from hf_merge3h.linalg.figures import Figures
 from hf_merge3h.methods import selection, ties
 
 SIZES = (1, 15, 4097, 70_001)
@@ -197,6 +198,64 @@ def test_sums_while_reading(size: int, dtype: torch.dtype, tasks: int, both: Any
             assert torch.equal(target, wanted)
 
 
+def close(found: Figures, wanted: Figures, off: float = 1e-5) -> bool:
+    """The same counts, and sums that differ by the rounding of float32 (torch adds up long rows in it)."""
+    sizes = wanted.gram.diagonal().sqrt()
+    return (
+        (found.changed, found.conflicts) == (wanted.changed, wanted.conflicts)
+        and bool(((found.gram - wanted.gram).abs() <= off * sizes[:, None] * sizes).all())
+        and math.isclose(found.lost, wanted.lost, rel_tol=1e-3, abs_tol=1e-12)
+    )
+
+
+def in_float64(deltas: Tensor, change: Tensor, base: Tensor, stored: Tensor) -> Figures:
+    """`figures.measured` as one would write it down, entry by entry."""
+    vectors = torch.cat([deltas, change[None]]).double()
+    signs = deltas.sign().tolist()
+    ways = [{column[i] for column in signs} - {0} for i in range(len(change))]
+    lost = 0.0 if stored.dtype == torch.float32 else float((stored.double() - base.double() - change).square().sum())
+    return Figures(vectors @ vectors.mT, sum(map(bool, ways)), sum(len(each) == 2 for each in ways), lost)
+
+
+@pytest.mark.parametrize("in_weights", [True, False])
+@pytest.mark.parametrize("tasks", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("size", SIZES)
+def test_what_a_merge_did(size: int, dtype: torch.dtype, tasks: int, in_weights: bool, both: Any) -> None:
+    deltas, base = vectors(size, tasks)[:, 0].clamp(-4, 4), torch.linspace(-2, 2, size)
+    experts = deltas + base if in_weights else deltas
+    deltas = experts - base if in_weights else deltas
+    merged = weighted.weighted_sum(experts, torch.linspace(0.2, 0.9, tasks))
+    change = merged - base if in_weights else merged
+    kept = (base + change).to(dtype)
+    wanted = in_float64(deltas, change, base, kept)
+    compiled, plain = both(lambda: figures.measured(experts, merged, base, kept, in_weights=in_weights))
+    assert close(compiled, wanted)
+    assert close(plain, wanted, off=1e-3)
+    assert size < 100 or (wanted.conflicts > 0) == (tasks > 1)
+    assert size < 100 or (wanted.lost > 0) == (dtype != torch.float32)
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("size", SIZES)
+def test_sums_measured_while_reading(size: int, dtype: torch.dtype, tasks: int, subtract: bool, both: Any) -> None:
+    flat = list(vectors(size + 9, tasks)[:, 0].clamp(-4, 4).to(dtype))
+    base = torch.linspace(-2, 2, size + 9).to(dtype)
+    sums, weights, ratio = stored.Sums.of(flat, base, subtract=subtract), torch.linspace(0.2, 0.9, tasks), 0.75
+    assert sums is not None
+    target, measured = torch.empty(2, size, dtype=torch.bfloat16)
+    assert sums.average(9, weights, ratio, target)
+    fits, found = sums.average_measured(9, weights, ratio, measured)
+    assert fits
+    assert torch.equal(measured, target)
+    origin, experts = base[9:].float(), torch.stack([each[9:].float() for each in flat])
+    total = weighted.weighted_sum(experts - origin if subtract else experts, weights) * ratio
+    change = total if subtract else total - origin
+    assert close(found, in_float64(experts - origin, change, origin, target))
+
+
 def test_sums_while_reading_are_of_one_dtype(both: Any) -> None:
     one, other = torch.ones(3), torch.ones(3, dtype=torch.bfloat16)
     assert stored.Sums.of([one, other], None) is stored.Sums.of([one], other) is None
@@ -214,6 +273,9 @@ def test_what_is_not_finite_is_seen(value: float, both: Any) -> None:
             for weights, ratio in ((torch.tensor([0.5, 0.5]), 1.0), (torch.zeros(2), 0.0)):
                 rounded = torch.empty(5000, dtype=torch.bfloat16)
                 assert not stored.Sums(flat, base).average(0, weights, ratio, rounded)
+                for subtract in (True, False):
+                    sums = stored.Sums(flat, base, subtract=subtract)
+                    assert not sums.average_measured(0, weights, ratio, rounded)[0]
         rounded = torch.empty(5000, dtype=torch.bfloat16)
         assert not stored.Sums([fine, broken], None).average(0, torch.zeros(2), 0.0, rounded)
     target, number = torch.empty(3, dtype=torch.bfloat16), torch.tensor([1.0, value, 1.0])

@@ -7,8 +7,9 @@ from markdown_it import MarkdownIt
 from hf_merge3h.errors import SourceError
 from hf_merge3h.manifest import FILE, Manifest, load_manifest
 from hf_merge3h.publishing import metadata as meta
-from hf_merge3h.publishing import tables
+from hf_merge3h.publishing import picture, tables
 from hf_merge3h.publishing.card import ORDER, PICTURES, make_card, write_card
+from hf_merge3h.publishing.facts import facts_of
 from tests.publishing.manifests import ROLES, SHA, block, card_of, content, dataset, evaluation, front_of
 
 EVIL = "<script>alert(1)</script>"
@@ -137,6 +138,20 @@ def test_a_card_beside_its_manifest(tmp_path):
     Manifest(made).save(tmp_path)
     assert "Mine.\n" in write_card(tmp_path).read_text()
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["README.md", FILE, *PICTURES])
+
+
+@pytest.mark.pictures
+def test_both_pictures_of_one_figure_are_as_if_each_were_drawn_for_itself(tmp_path):
+    made = Manifest(content())
+    picture.draw_pair(made, tmp_path)
+    party = max(facts_of(made).diagnostics, key=lambda each: each["total"]["numbers"])
+    told = party["roles"], party["blocks"], party["total"]
+    dtype = ", ".join(made.content["output"]["dtypes"])
+    for name, dark in zip(PICTURES, (False, True), strict=True):
+        alone = picture.draw(made.content["method"]["title"], *told, dtype, dark=dark)
+        alone.savefig(tmp_path / "alone.png", metadata={"Software": None})
+        assert (tmp_path / name).read_bytes() == (tmp_path / "alone.png").read_bytes()
+    assert (tmp_path / PICTURES[0]).read_bytes() != (tmp_path / PICTURES[1]).read_bytes()
 
 
 def test_a_card_that_cannot_be_told_stays_as_it_is(tmp_path):

@@ -8,6 +8,7 @@ loops have no branch, so that LLVM uses the vector unit.
 from __future__ import annotations
 
 from .entries import agree, keep, variances, weighted_sum
+from .figures import average_measured, measured
 from .masks import bernoulli, drop_by_lot, drop_by_rank, uniform
 from .stored import average, change, narrow, products, widen
 from .sums import gram, magnitudes, squares, within
@@ -15,6 +16,7 @@ from .sums import gram, magnitudes, squares, within
 __all__ = [
     "agree",
     "average",
+    "average_measured",
     "bernoulli",
     "change",
     "drop_by_lot",
@@ -22,6 +24,7 @@ __all__ = [
     "gram",
     "keep",
     "magnitudes",
+    "measured",
     "narrow",
     "products",
     "squares",

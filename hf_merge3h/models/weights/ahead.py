@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from ...errors import SourceError
 
 _AHEAD = 1 << 28  # bytes that the reader may be ahead of the merge: page cache, not memory of the process
-_PIECE = 1 << 22
+_PIECE = 1 << 20
 
 #: A file, and the bytes of it that will be needed.
 Span = tuple[Path, int, int]
@@ -105,23 +104,28 @@ class FileHash:
 
         self.size = path.stat().st_size
         self._path, self._hash, self._reached = path, blake3(), 0
-        self._map: Any = None
         self.stopped = False
 
     def reach(self, end: int) -> None:
-        """Hash everything up to this byte."""
-        if self._map is None and self.size:
-            with self._path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        while self._reached < end and not self.stopped:
-            stop = min(end, self._reached + _PIECE)
-            with memoryview(self._map) as view, view[self._reached : stop] as part:
-                self._hash.update(part)
-            self._reached = stop
+        """Hash everything up to this byte.
+
+        Raises:
+            OSError: the file cannot be read, or has become shorter.
+        """
+        left = end - self._reached
+        if left <= 0:
+            return
+        # Read into one buffer that stays in the cache, not mapped: a page that is mapped costs more than its copy.
+        with self._path.open("rb", buffering=0) as file, memoryview(bytearray(min(left, _PIECE))) as buffer:
+            file.seek(self._reached)
+            while left and not self.stopped:
+                count = file.readinto(buffer[: min(left, _PIECE)])
+                if not count:
+                    raise OSError(f"{self._path} has become shorter: it ends at byte {self._reached} of {self.size}")
+                self._hash.update(buffer[:count])
+                self._reached += count
+                left -= count
 
     def finish(self) -> str:
         """The hash; `reach` must have come to the end."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
         return self._hash.hexdigest()

@@ -230,6 +230,16 @@ def test_read_ahead_hashes_every_byte(tmp_path: Path) -> None:
     ReadAhead([[(one, 0, 10)]] * 3).stop()
 
 
+def test_a_file_that_becomes_shorter_while_it_is_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "1"
+    path.write_bytes(os.urandom(3_000_000))
+    hasher = FileHash(path)
+    hasher.reach(10)
+    os.truncate(path, 2_000_000)
+    with pytest.raises(OSError, match="become shorter: it ends at byte 2000000 of 3000000"):
+        hasher.reach(3_000_000)
+
+
 def test_what_is_given_up_is_not_hashed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reach, asked = FileHash.reach, []
 
