@@ -90,8 +90,9 @@ def _ink(figure: Figure, *, dark: bool) -> None:
         for spine in axes.spines.values():
             spine.set_color(ink)
         if legend := axes.get_legend():
-            for entry in (*legend.get_texts(), legend.legend_handles[-1]):
-                entry.set_color(ink)
+            legend.get_lines()[-1].set_color(ink)
+            for text in legend.get_texts():
+                text.set_color(ink)
     figure.texts[0].set_color(ink)
 
 
