@@ -73,7 +73,7 @@ def sign_conflict(vectors: Vectors) -> Tensor:
     """Share of the changed entries that two experts change in opposite directions: [batch], from a fixed sample."""
     if isinstance(vectors, Tensor):
         flat = vectors.flatten(2)
-        step = max(1, flat.shape[-1] // _SAMPLE)
+        step = flat.shape[-1] // _SAMPLE | 1  # odd, so that no column of a matrix is met again and again
         return _conflict(list(flat[..., ::step]))
     side = vectors[0].shape[-2]
     rows = torch.arange(0, side, max(1, side // _SAMPLE_ROWS), device=vectors[0].device)

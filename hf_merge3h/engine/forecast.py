@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Guesses at how fast one core walks through inputs, bytes of float32 a second: entry by entry; in parts, with a look
 #: ahead; whole; and what measuring and hashing add (the first two and the last from the table of all streamed merges at
 #: 1.1B in docs/LOG.md). Decompositions count their operations too. Only `seconds` needs them.
-_ENTRYWISE, _PARTS, _WHOLE, _MEASURED, _OPERATIONS = 2e9, 8e8, 1.5e8, 2.4e9, 2e10
+_ENTRYWISE, _PARTS, _WHOLE, _MEASURED, _OPERATIONS = 4e9, 8e8, 1.5e8, 3.3e9, 2e10
 _SVD = 20  # operations of a decomposition, times m n min(m, n)
 
 

@@ -51,7 +51,7 @@ def test_measuring_and_hashing_take_their_time(tmp_path: Path) -> None:
         steps = [replace(step, spec=TensorSpec((4096, 4096), step.spec.dtype)) for step in plan.steps]
         large = replace(plan, steps=tuple(steps))
         with_both, plain = (plan_facts(large, diagnostics=each)["seconds"] for each in (True, False))
-        assert plain < with_both <= 2 * plain
+        assert plain < with_both <= 2.5 * plain
         assert plan_facts(large)["seconds"] == with_both
         assert sum(group["seconds"] for group in plan_facts(large)["groups"]) == pytest.approx(with_both, abs=0.2)
         assert f"some {plain:g} s, on cpu" in plan_text(large, diagnostics=False)
