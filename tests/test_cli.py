@@ -205,6 +205,20 @@ def test_an_output_that_exists_is_replaced_by_a_flag(capsys, recipe, tmp_path):
     assert err.endswith("expected a folder that does not exist; give another one; or pass --overwrite\n")
 
 
+def test_what_is_wrong_with_the_output_is_told_before_a_model_is_opened(capsys, tmp_path, monkeypatch):
+    made = {"merge_method": "linear", "models": [{"model": "no/such", "parameters": {"weight": 1}}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(made))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    monkeypatch.setattr("hf_merge3h.engine.recipes.plan_recipe", lambda *_, **__: pytest.fail("planned"))
+    code, _, err = run(capsys, "merge", str(tmp_path / "recipe.yaml"), str(tmp_path / "out"))
+    assert (code, "expected a folder that does not exist" in err) == (2, True)
+    with pytest.raises(hf_merge3h.RequestError, match="a folder that does not exist"):
+        hf_merge3h.merge_recipe(made, tmp_path / "out")
+    with pytest.raises(hf_merge3h.RequestError, match="max_shard_size='none'"):
+        hf_merge3h.merge_recipe(made, tmp_path / "new", max_shard_size="none")
+
+
 ENDING = """
 import atexit, sys
 from huggingface_hub.utils import tqdm

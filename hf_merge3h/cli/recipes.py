@@ -28,9 +28,12 @@ def merge(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither bar, result nor warnings.")] = False,
 ) -> None:
     """Merge whole checkpoints, larger than memory if need be, as a recipe says."""
+    from ..models.weights.output import OutputFolder
     from ..recipes.read import read_recipe
 
-    read = read_recipe(recipe)  # before torch is imported, which takes longer than to tell what is wrong with a recipe
+    # before torch is imported, which takes longer than to tell what is wrong with a recipe or a folder
+    read = read_recipe(recipe)
+    OutputFolder(out, overwrite=overwrite).check()
 
     from ..engine.recipes import merge_recipe, plan_recipe
 

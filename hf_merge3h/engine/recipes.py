@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import bad
 from ..manifest import Manifest
 from ..models.types import HubOptions
+from ..models.weights.output import OutputFolder
+from ..models.weights.writer import parse_size
 from ..recipes.types import Recipe
 from .folder import check_side_files
 from .steps import make_stream_plan
@@ -62,6 +64,8 @@ def merge_recipe(
     """
     from ..recipes.read import read_recipe
 
+    parse_size(max_shard_size)
+    OutputFolder(Path(out), overwrite=overwrite).check()
     if isinstance(recipe, (str, os.PathLike, Mapping, Recipe)):
         hub = HubOptions(token, None, None, cache_dir, local_files_only)
         read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)

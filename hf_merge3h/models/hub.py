@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -19,8 +18,10 @@ from .weights.headers import (
     ADAPTER_WEIGHTS,
     INDEX,
     WEIGHTS,
+    by_subfolder,
     folders_with_weights,
     read_index,
+    weight_folders,
     why_no_weights,
 )
 
@@ -239,19 +240,19 @@ def _missing(where: Where, commit: str, missing: list[str], kind: Kind) -> Reque
         start = f"{where.subfolder}/" if where.subfolder else ""
         names = [name[len(start) :] for name in files if name.startswith(start)]
         if not names and start:
-            return _with_recipes_way(where, where.refused(f"no such folder there{folders_with_weights(files)}"))
+            return _refused(where, f"no such folder there{folders_with_weights(files)}", files)
     if kind == "adapter":
         return where.refused(f"an adapter without {ADAPTER_WEIGHTS}; its author must save it again")
     if missing == [WEIGHTS]:
-        return _with_recipes_way(where, where.refused(why_no_weights(where.repo, names)))
+        return _refused(where, why_no_weights(where.repo, names), names)
     return where.refused(f"not whole, its index names files that are missing: {', '.join(missing[:5])}")
 
 
-def _with_recipes_way(where: Where, error: RequestError) -> RequestError:
+def _refused(where: Where, reason: str, names: Iterable[str]) -> RequestError:
     """The error, with what to do about weights in a folder of a repository where no `subfolder` can be given."""
-    found = re.search(r"give subfolder='([^']*)'$", error.reason)
-    if found:
+    error = where.refused(reason)
+    for below in weight_folders(names)[:1]:
         at = f" --revision {where.revision}" if where.revision else ""
-        load = f"hf download {where.repo}{at} --include {found[1] + '/*'!r} --local-dir FOLDER"
-        error.in_recipe = (found[0], f"download it ({load}) and name FOLDER/{found[1]}")
+        load = f"hf download {where.repo}{at} --include {below + '/*'!r} --local-dir FOLDER"
+        error.in_recipe = (f"give {by_subfolder(below)}", f"download it ({load}) and name FOLDER/{below}")
     return error

@@ -217,6 +217,25 @@ def why_no_weights(where: str, names: Iterable[str]) -> str:
     return f"{where} holds no weights: expected {WEIGHTS}, or {INDEX} and its shards"
 
 
+def weight_folders(names: Iterable[str]) -> list[str]:
+    """The folders among these names of files that hold weights or an adapter, sorted.
+
+    >>> weight_folders(["README.md", "honest/adapter_config.json", "honest/adapter_model.safetensors"])
+    ['honest']
+    """
+    ends = (ADAPTER_CONFIG, WEIGHTS, INDEX)
+    return sorted({path for path, _, name in (each.rpartition("/") for each in names) if path and name in ends})
+
+
+def by_subfolder(folder: str) -> str:
+    """How weights in a folder of a repository are asked for.
+
+    >>> by_subfolder("honest")
+    "subfolder='honest'"
+    """
+    return f"subfolder={show(folder)}"
+
+
 def folders_with_weights(names: Iterable[str], folder: str = "") -> str:
     """What to do about weights that lie in folders below, for the end of a sentence; empty where there are none.
 
@@ -227,12 +246,11 @@ def folders_with_weights(names: Iterable[str], folder: str = "") -> str:
     >>> folders_with_weights(["README.md", "honest/adapter_config.json", "honest/adapter_model.safetensors"])
     "; there are weights in 'honest' below it: give subfolder='honest'"
     """
-    ends = (ADAPTER_CONFIG, WEIGHTS, INDEX)
-    found = sorted({path for path, _, name in (each.rpartition("/") for each in names) if path and name in ends})
+    found = weight_folders(names)
     if not found:
         return ""
     shown = ", ".join(map(show, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    remedy = show(f"{folder}/{found[0]}") if folder else f"subfolder={show(found[0])}"
+    remedy = show(f"{folder}/{found[0]}") if folder else by_subfolder(found[0])
     return f"; there are weights in {shown} below it: give {remedy}"
 
 
