@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -21,8 +22,12 @@ _LOCK = ".lock"
 #: What a folder that may be replaced holds: a model, or an earlier output.
 _MODEL_FILES = ("merge3h.json", "config.json", "model.safetensors", "model.safetensors.index.json")
 _REPLACE = ("overwrite", True)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MORE_SPACE = "free some space there, or give another folder"
+_REMEDIES = {
+    errno.ENOSPC: _MORE_SPACE,
+    errno.EDQUOT: _MORE_SPACE,
+    errno.EFBIG: "write smaller files (max_shard_size), or give another folder",  # FAT takes none of 4 GiB
+}
 
 
 class OutputFolder:
@@ -46,8 +51,9 @@ class OutputFolder:
 
     def __init__(self, target: Path, *, overwrite: bool = False) -> None:
         self.target = Path(os.path.abspath(Path(target).expanduser()))
-        if self.target.is_symlink():
-            self.target = self.target.resolve()
+        with contextlib.suppress(OSError):  # `check` tells
+            if self.target.is_symlink():
+                self.target = self.target.resolve()
         self.overwrite = overwrite
         self._lock: int | None = None
         self.folder: Path | None = None
@@ -60,16 +66,21 @@ class OutputFolder:
     def check(self) -> None:
         """Raise a RequestError where the target cannot be written; changes nothing."""
         target = self.target
-        if target.exists() and not target.is_dir():
+        try:
+            names = _names(target)
+            writable = self.place.is_dir() and os.access(self.place, os.W_OK | os.X_OK)
+        except (OSError, ValueError) as problem:  # a name that is too long, a folder that may not be looked into
+            reason = problem.strerror if isinstance(problem, OSError) else str(problem)
+            raise bad("out", str(target), f"a place to write in: {reason}", "give another folder") from None
+        if names is None:
             raise bad("out", str(target), "a folder, and this is a file")
-        if target.is_dir() and (names := os.listdir(target)):
-            if not self.overwrite:
-                raise bad("out", str(target), "a folder that does not exist", "give another one", instead=_REPLACE)
-            if not any(name in names for name in _MODEL_FILES):
-                raise bad(
-                    "out", str(target), "a folder that holds a model, where it is to be overwritten", "give another one"
-                )
-        if not self.place.is_dir() or not os.access(self.place, os.W_OK | os.X_OK):
+        if names and not self.overwrite:
+            raise bad("out", str(target), "a folder that does not exist", "give another one", instead=_REPLACE)
+        if names and not any(name in names for name in _MODEL_FILES):
+            raise bad(
+                "out", str(target), "a folder that holds a model, where it is to be overwritten", "give another one"
+            )
+        if not writable:
             raise bad("out", str(target), f"a place to write in; {self.place} cannot be written to")
 
     def check_space(self, needed: int) -> None:
@@ -84,11 +95,12 @@ class OutputFolder:
         parent = self.target.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            self._recover()
-            self.check()
-            self.folder = parent / f"{self._prefix}new-{secrets.token_hex(4)}"
-            self.folder.mkdir()
-            self._lock = _locked(self.folder / _LOCK)
+            with _alone(parent):
+                self._recover()
+                self.check()
+                self.folder = parent / f"{self._prefix}new-{secrets.token_hex(4)}"
+                self.folder.mkdir()
+                self._lock = _locked(self.folder / _LOCK)
         except OSError as problem:
             raise self._error(problem) from None
         return self.folder
@@ -99,7 +111,10 @@ class OutputFolder:
         assert self.folder is not None
         try:
             if kind is None:
-                self._commit(self.folder)
+                with _alone(self.target.parent):
+                    old = self._commit(self.folder)
+                if old is not None:
+                    shutil.rmtree(old, ignore_errors=True)
             elif isinstance(value, OSError) and not isinstance(value, MergeError):
                 raise self._error(value) from None
         except MergeError:
@@ -112,28 +127,32 @@ class OutputFolder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _error(self, problem: OSError) -> OutputError:
-        remedy = _MORE_SPACE if problem.errno in _FULL else "give another folder"
+        remedy = _REMEDIES.get(problem.errno or 0, "give another folder")
         return OutputError(f"out={str(self.target)!r}: cannot be written: {problem.strerror or problem}; {remedy}")
 
     @property
     def _prefix(self) -> str:
         return f".{self.target.name}.merge3h-"
 
-    def _commit(self, folder: Path) -> None:
-        """Two renames where something is replaced; `_recover` mends what a kill between them leaves."""
+    def _commit(self, folder: Path) -> Path | None:
+        """Two renames where something is replaced; `_recover` mends what a kill between them leaves.
+
+        Returns:
+            What was replaced, under a name that says that nobody needs it any more.
+        """
         self.check()  # another run may have been faster
         (folder / _LOCK).unlink()
+        if not _names(self.target):
+            folder.rename(self.target)
+            return None
         old = self.target.parent / f"{self._prefix}old-{secrets.token_hex(4)}"
-        replaced = self.target.exists() and bool(os.listdir(self.target))
-        if replaced:
-            self.target.rename(old)
+        self.target.rename(old)
         try:
             folder.rename(self.target)
         except OSError:
-            if replaced:
-                old.rename(self.target)
+            old.rename(self.target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        return old.rename(self.target.parent / f"{self._prefix}new-{secrets.token_hex(4)}")
 
     def _recover(self) -> None:
         """Clean up after runs that were killed: put back what was moved away last, remove what was half written."""
@@ -149,6 +168,33 @@ class OutputFolder:
     @property
     def _glob(self) -> str:
         return "".join(f"[{each}]" if each in "*?[" else each for each in self._prefix)
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[None]:
+    """No two runs make, take away or exchange folders in the same place at once; where it can't be locked, hope."""
+    handle = None
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # some network file systems lock no folders
+                handle = os.open(parent, os.O_RDONLY)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do where a process was forked meanwhile
+            os.close(handle)
+
+
+def _names(folder: Path) -> list[str] | None:
+    """What a folder holds; nothing where there is none, and None for what is no folder."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        return None if folder.exists() else []
 
 
 def _locked(path: Path) -> int:

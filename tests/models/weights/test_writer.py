@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import blake3
 import pytest
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 
 from hf_merge3h.errors import OutputError, RequestError
 from hf_merge3h.models.types import TensorSpec
+from hf_merge3h.models.weights import output
 from hf_merge3h.models.weights.ahead import FileHash, ReadAhead
 from hf_merge3h.models.weights.checkpoint import Checkpoint
 from hf_merge3h.models.weights.output import OutputFolder
@@ -133,7 +137,9 @@ def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
     assert ended.returncode == 1, ended.stderr
-    assert ended.stdout.startswith(f"out='{tmp_path / 'out'}': cannot be written: File too large; free some space")
+    assert ended.stdout.startswith(
+        f"out='{tmp_path / 'out'}': cannot be written: File too large; write smaller files (max"
+    )
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1 << 16
 
@@ -201,6 +207,54 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
         one_name = one.name
         (tmp_path / "out" / "config.json").unlink()
     assert not (tmp_path / one_name).exists()
+
+
+@pytest.mark.parametrize(("owner", "name"), [(output, "_locked"), (Path, "unlink")], ids=["before locking", "unlocked"])
+def test_no_run_takes_another_one_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    called = getattr(owner, name)
+
+    def other_run() -> None:
+        with OutputFolder(tmp_path / "out", overwrite=True) as folder:
+            (folder / "config.json").write_text("theirs")
+
+    other = threading.Thread(target=other_run)
+
+    def with_other_run(path: Path) -> Any:
+        monkeypatch.setattr(owner, name, called)
+        done = called(path) if owner is Path else None
+        other.start()
+        other.join(0.3)  # long enough for it to see our folder
+        return done if owner is Path else called(path)
+
+    monkeypatch.setattr(owner, name, with_other_run)
+    with OutputFolder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "config.json").write_text("ours")
+    other.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+def test_what_was_replaced_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "out"
+    with OutputFolder(target) as folder:
+        (folder / "config.json").write_text("old")
+    with monkeypatch.context() as killed, OutputFolder(target, overwrite=True) as folder:
+        (folder / "config.json").write_text("new")
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if the run ended here
+    assert len(list(tmp_path.iterdir())) == 2
+    shutil.rmtree(target)
+    with OutputFolder(target) as folder:
+        (folder / "config.json").write_text("newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_folder_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"expected a place to write in: .*; give another folder"):
+        OutputFolder(tmp_path / name).check()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_space_is_asked_for_first(tmp_path: Path) -> None:
