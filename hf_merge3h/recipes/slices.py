@@ -89,7 +89,7 @@ class _ModuleJobs:
         if self.module.length is None:
             yield from self._whole(self.module.slices[0])
             return
-        if not self._ranges_fit():
+        if not self._ranges_fit() or not self._stack_fits():
             return
         first, last = self.module.slices[0], self.module.slices[-1]
         yield from self._loose(first, lambda name: not comes_last(name))
@@ -98,6 +98,8 @@ class _ModuleJobs:
             yield from self._layers(slice_, offset)
             offset += slice_.length or 0
         yield from self._loose(last, comes_last)
+        for name in self._tied_heads(last):
+            yield from self._job(last, name, [(source, name) for source in last.sources], 0.0)
 
     def _whole(self, slice_: Slice) -> Iterator[TensorJob]:
         counts = {self._count(source) for source in slice_.sources}
@@ -119,6 +121,15 @@ class _ModuleJobs:
             )
             if not inside and belongs(name):  # type: ignore[operator]
                 yield from self._job(slice_, name, [(source, name) for source in slice_.sources], 0.0)
+
+    def _tied_heads(self, last: Slice) -> list[str]:
+        """Heads that the output's config asks for, and the last slice's models have in their embeddings only."""
+        theirs = [self.opened[source.model].shapes for source in last.sources]
+        return [
+            name
+            for name, shape in self._main.shapes.items()
+            if all(name not in shapes and tied_to(name, shapes, shape) for shapes in theirs)
+        ]
 
     def _layers(self, slice_: Slice, offset: int) -> Iterator[TensorJob]:
         length = slice_.length or 0
@@ -185,7 +196,7 @@ class _ModuleJobs:
 
     def _ranges_fit(self) -> bool:
         fits = True
-        for source in (source for slice_ in self.module.slices for source in slice_.sources):
+        for _, source in self._sources():
             low, high = source.layers or (0, 0)
             count = self._count(source)
             if not count:
@@ -197,6 +208,30 @@ class _ModuleJobs:
                 self.problems.add(self.body.text.bad(path, [low, high], expected))
                 fits = False
         return fits
+
+    def _stack_fits(self) -> bool:
+        """What is stacked has the shapes that it has in the model whose config the output gets."""
+        first, last = self.module.slices[0], self.module.slices[-1]
+        stacked = {(source.model, slice_ is first, slice_ is last): source for slice_, source in self._sources()}
+        fits = True
+        for (model, begins, ends), source in stacked.items():
+            for name, shape in self.opened[model].shapes.items():
+                place, wanted = self.opened[model].places.get(name), self._main.shapes.get(name)
+                used = place.main if place is not None else ends if comes_last(name) else begins
+                if used and wanted is not None and tuple(wanted) != tuple(shape):
+                    main = Source(self.body.base or 0, source.path)
+                    if not self._shapes_fit(name, [(source, name), (main, name)]):
+                        fits = False
+                        break  # the others differ with it
+        return fits
+
+    def _sources(self) -> Iterator[tuple[Slice, Source]]:
+        return ((slice_, source) for slice_ in self.module.slices for source in slice_.sources)
+
+    @property
+    def _main(self) -> Opened:
+        """The model whose config the output gets."""
+        return self.opened[self.body.base or 0]
 
     def _count(self, source: Source) -> int:
         return max((place.size for place in self.opened[source.model].places.values() if place.main), default=0)

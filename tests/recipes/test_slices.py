@@ -13,10 +13,10 @@ from hf_merge3h.recipes.read import read_recipe
 LLAMA = ("self_attn.q_proj", "mlp.up_proj")
 
 
-def llama(layers, vocabulary=10, head=True, prefix="model."):
-    found = {f"{prefix}embed_tokens.weight": (vocabulary, 4), f"{prefix}norm.weight": (4,)}
-    found |= {f"{prefix}layers.{n}.{name}.weight": (4, 4) for n in range(layers) for name in LLAMA}
-    return found | ({"lm_head.weight": (vocabulary, 4)} if head else {})
+def llama(layers, vocabulary=10, head=True, prefix="model.", width=4):
+    found = {f"{prefix}embed_tokens.weight": (vocabulary, width), f"{prefix}norm.weight": (width,)}
+    found = {f"{prefix}layers.{n}.{name}.weight": (width, width) for n in range(layers) for name in LLAMA} | found
+    return found | ({"lm_head.weight": (vocabulary, width)} if head else {})
 
 
 def jobs_of(text, *models, counts=None):
@@ -45,6 +45,19 @@ def test_a_stack_is_numbered_anew():
     assert jobs["lm_head.weight"].inputs == ((1, "lm_head.weight"),)
 
 
+def test_the_head_of_a_stack_that_ends_with_a_tied_model_is_its_embedding():
+    _, jobs = jobs_of(STACK, llama(4), llama(4, head=False))
+    assert jobs["lm_head.weight"].inputs == ((1, "model.embed_tokens.weight"),)
+    _, jobs = jobs_of(STACK, llama(4, head=False), llama(4, head=False))
+    assert "lm_head.weight" not in jobs
+
+
+def test_vocabularies_in_the_middle_of_a_stack_do_not_count():
+    three = STACK + "  - sources: [{model: a, layer_range: [3, 4]}]\n"
+    _, jobs = jobs_of(three, llama(4), llama(4, 12))
+    assert jobs["lm_head.weight"].inputs == ((0, "lm_head.weight"),)
+
+
 def test_a_recipe_and_its_jobs_can_be_sent_to_another_process():
     recipe = pickle.loads(pickle.dumps(read_recipe(STACK)))
     assert len(recipe.jobs([llama(4), llama(4)], [4, 4])) == 15
@@ -58,6 +71,12 @@ def test_a_recipe_and_its_jobs_can_be_sent_to_another_process():
             (llama(4), llama(3)),
             r"recipe:5: slices\[1\]\.sources\[0\]\.layer_range=\[1, 4\]: expected numbers of at most 3",
         ),
+        (
+            STACK,
+            (llama(4), llama(4, width=6)),
+            r"recipe:5: model\.layers\.0\.\S+ has different shapes: \[6, 6\] in b, \[4, 4\] in a",
+        ),
+        (STACK, (llama(4), llama(4, 12)), r"lm_head\.weight has different shapes.*the vocabularies differ"),
         ("merge_method: linear\nmodels: [a, b]", (llama(4), llama(3)), "a has 4, b has 3 layers; use slices"),
         (
             "merge_method: linear\nmodels: [a, b]",
