@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from ..errors import RequestError, bad
 from .json_schema import SCHEMA
 from .mergekit import PASSTHROUGH, Rules, rules_of
@@ -33,7 +35,8 @@ def commented_recipe(
         editor: the first line tells editors where the recipes' schema lies on this machine.
 
     Raises:
-        RequestError: no models, no such method, or a method that needs a base and gets none.
+        RequestError: no models or one twice, no such method, more or fewer than it merges, or no base where it needs
+            one.
 
     Example:
         >>> print(commented_recipe(["me/helpful", "me/honest"], "me/base", "nearswap").splitlines()[0])
@@ -51,14 +54,11 @@ def commented_recipe(
         raise bad("method", method, "a method of task vectors: adapters are merged by one")
     if base is not None and not base.strip():
         raise bad("base", base, "a folder or Hub id")
+    _check_count(rules, names, base)
     lines = [f"# yaml-language-server: $schema={SCHEMA.as_uri()}"] if editor else []
     lines += [*_heading(rules), f"merge_method: {rules.name}", ""]
     if base is not None:
-        lines += [
-            "# What the experts were trained from; config and tokenizer are taken from here.",
-            f"base_model: {_text(base)}",
-        ]
-        lines.append("")
+        lines += [*_base(rules, base, adapters), ""]
     lines += _adapters(rules, names) if adapters else _models(rules, names)
     if isinstance(models, Mapping):
         roles = [f"  {_text(role)}: {_text(name)}" for role, name in models.items()]
@@ -68,6 +68,29 @@ def commented_recipe(
 
 def _no_base(why: str) -> RequestError:
     return RequestError(f"base is not given: {why}; give base=, a folder or Hub id (on the command line --base)")
+
+
+def _check_count(rules: Rules, names: Sequence[str], base: str | None) -> None:
+    """Raise a RequestError where the reader of recipes would not take that many models."""
+    if rules.method is None:
+        return
+    if len(set(names)) < len(names):
+        raise bad("models", list(names), "different ones; give each once")
+    others = [name for name in names if name != base]
+    try:
+        rules.method.check_experts(len(others) + (rules.base == "first"))
+    except RequestError as error:
+        raise RequestError(f"{error}{'; the base counts as one of them' if rules.base == 'first' else ''}") from None
+
+
+def _base(rules: Rules, base: str, adapters: bool) -> list[str]:
+    if rules.base == "model" and rules.base_added and not adapters:
+        return [
+            f"# {rules.name} merges the models themselves: {_text(base)} would be one more of them.",
+            "# To have it among them, list it under models.",
+        ]
+    told = "# What the experts were trained from; config and tokenizer are taken from here."
+    return [told, f"base_model: {_text(base)}"]
 
 
 def _heading(rules: Rules) -> list[str]:
@@ -154,4 +177,5 @@ def _note(text: str, number: int) -> str:
 def _text(value: str) -> str:
     """A YAML scalar that stands for this text whatever is in it."""
     plain = value.replace("/", "").replace("-", "").replace("_", "").replace(".", "")
-    return value if plain.isalnum() and value[0].isalpha() and ": " not in value else json.dumps(value)
+    simple = plain.isalnum() and value[0].isalpha() and yaml.safe_load(value) == value  # not yes, no, null
+    return value if simple else json.dumps(value)

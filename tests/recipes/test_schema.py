@@ -89,11 +89,26 @@ def test_init_tells_editors_where_the_schema_lies():
 
 
 @pytest.mark.parametrize(
-    ("models", "base", "message"), [([], "b", "at least one"), (["a"], None, "base is not given: ties needs")]
+    ("models", "base", "method", "message"),
+    [
+        ([], "b", "ties", "at least one"),
+        (["a"], None, "ties", "base is not given: ties needs"),
+        (["a", "a"], "b", "ties", r"models=\['a', 'a'\]: expected different ones; give each once"),
+        (["a", "b"], "c", "slerp", "3 given, but method 'slerp' merges exactly 2; the base counts as one of them"),
+        (["a", "b"], "c", "nearswap", "2 given, but method 'nearswap' merges exactly 1"),
+    ],
 )
-def test_init_refuses(models, base, message):
+def test_init_refuses(models, base, method, message):
     with pytest.raises(RequestError, match=message):
-        commented_recipe(models, base, "ties")
+        commented_recipe(models, base, method)
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if rules_of(name).base == "model"])
+def test_init_gives_no_base_to_methods_that_would_merge_it(method):
+    recipe = read_recipe(commented_recipe(["a", "yes", "null"], "base", method))
+    merged = [each.source for each in recipe.models if each.role != "base"]
+    assert merged == ["a", "yes", "null"]
+    assert (recipe.base is None) == rules_of(method).base_added
 
 
 @pytest.mark.parametrize("method", [name for name in method_names() if rules_of(name).base in ("origin", "maybe")])
