@@ -13,8 +13,9 @@ from ..manifest import Manifest
 from ..models.types import HubOptions
 from ..models.weights.output import OutputFolder
 from ..models.weights.writer import parse_size
-from ..recipes.types import Recipe
+from ..recipes.types import SEED_BITS, Recipe
 from .folder import check_side_files
+from .request import as_integer
 from .steps import make_stream_plan
 from .stream import merge_plan
 from .stream_plan import Progress, StreamPlan, Tell
@@ -65,6 +66,8 @@ def merge_recipe(
     from ..recipes.read import read_recipe
 
     parse_size(max_shard_size)
+    if not isinstance(out, (str, os.PathLike)):
+        raise bad("out", out, "the path of a folder")
     OutputFolder(Path(out), overwrite=overwrite).check()
     if isinstance(recipe, (str, os.PathLike, Mapping, Recipe)):
         hub = HubOptions(token, None, None, cache_dir, local_files_only)
@@ -101,14 +104,24 @@ def plan_recipe(
         reuse: an earlier plan: of `out: adapter`, what it opened for the same base is not read again, unless its file
             has changed since.
     """
+    if seed is not None:
+        recipe = dataclasses.replace(recipe, seed=_seed(seed))
     if recipe.out == "adapter":
-        recipe = recipe if seed is None else dataclasses.replace(recipe, seed=seed)
         from .adapter_recipe import plan_adapters
 
         return plan_adapters(recipe, hub=hub or HubOptions(), device=device, dtype=dtype, reuse=reuse)
-    plan = make_stream_plan(recipe, hub=hub, device=device, dtype=dtype, seed=seed)
+    plan = make_stream_plan(recipe, hub=hub, device=device, dtype=dtype)
     check_side_files(plan)
     return plan
+
+
+def _seed(seed: Any) -> int:
+    """A seed that the recipe itself could have."""
+    expected = f"an integer of at most {SEED_BITS} bits"
+    number = as_integer("seed", seed, expected)
+    if number.bit_length() > SEED_BITS:
+        raise bad("seed", seed, expected)
+    return number
 
 
 def _made_already(plan: Any, *, device: str, dtype: str | None, seed: int | None) -> StreamPlan | AdapterPlan:

@@ -32,7 +32,6 @@ def make_stream_plan(
     hub: HubOptions | None = None,
     device: str | torch.device = "auto",
     dtype: str | None = None,
-    seed: int | None = None,
 ) -> StreamPlan:
     """Open the models of a recipe and work out every step; reads headers and configs.
 
@@ -42,8 +41,6 @@ def make_stream_plan(
     """
     where = resolve_device(device)
     stored = resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
-    if seed is not None:
-        recipe = dataclasses.replace(recipe, seed=seed)
     models = open_models(recipe, hub or HubOptions())
     recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_other_bases(models)))
     drop_tied_copies(models, recipe.base or 0)

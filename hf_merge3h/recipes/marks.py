@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from ..errors import RequestError, bad, in_yaml, show
 
@@ -109,7 +110,7 @@ def parse(text: str, label: str) -> Marked:
     except RequestError:
         raise
     except yaml.YAMLError as error:
-        raise RequestError(_yaml_message(error, label)) from error
+        raise RequestError(_yaml_message(error, label, text)) from error
     except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, IndexError, TypeError) as error:
         raise RequestError(f"{label}: no YAML that can be read: {show(str(error))}") from error
 
@@ -128,9 +129,12 @@ def _check_depth(text: str, label: str) -> None:
             raise RequestError(f"{label}:{line}: {what}: this is no recipe")
 
 
-def _yaml_message(error: yaml.YAMLError, label: str) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"{label}:{mark.line + 1}" if mark is not None else label
+def _yaml_message(error: yaml.YAMLError, label: str, text: str) -> str:
+    mark, place = getattr(error, "problem_mark", None), label
+    if mark is not None:
+        place = f"{label}:{mark.line + 1}"
+    elif isinstance(error, ReaderError):  # a character that is none of YAML's
+        place = f"{label}:{text.count(chr(10), 0, error.position) + 1}"
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"{place}: no YAML that can be read: {show(problem)}"
 
@@ -196,7 +200,7 @@ def from_data(data: Any, label: str) -> Marked:
         if isinstance(value, Mapping):
             for key in value:
                 if not isinstance(key, str):
-                    raise RequestError(f"{label}: {dotted(path)} has the key {show(key)}: keys are words")
+                    raise RequestError(Marked(None, label).say(path, f"has the key {show(key)}: keys are words"))
             return {key: copy(each, (*path, key)) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
             return [copy(each, (*path, index)) for index, each in enumerate(value)]

@@ -18,7 +18,7 @@ from .references import Models
 from .slices import make_jobs, output_layers
 from .structure import read_body
 from .tokenizer import read_tokenizer
-from .types import Recipe
+from .types import SEED_BITS, Recipe
 
 
 def read_recipe(path_or_text_or_dict: Any, label: str | None = None) -> Recipe:
@@ -118,8 +118,8 @@ def _plain_fields(page: Page, data: Mapping[str, Any]) -> dict[str, Any]:
                 page.bad((name,), value, ", ".join(DTYPES), "or leave it out to keep each tensor's own")
             found[name] = plain
     seed = data.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or abs(seed) >= 1 << 63:
-        page.bad(("seed",), seed, "an integer of at most 63 bits")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed.bit_length() > SEED_BITS:
+        page.bad(("seed",), seed, f"an integer of at most {SEED_BITS} bits")
     out = data.get("out", "weights")
     if out not in ("weights", "adapter"):
         page.bad(("out",), out, "weights or adapter")

@@ -14,6 +14,7 @@ from .marks import Marked, Path
 
 #: The method of a job that copies its one input, times `scale` where its parameters name one.
 PASSTHROUGH = "passthrough"
+SEED_BITS = 63
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_merge3h import RequestError
+from hf_merge3h import RequestError, merge_recipe
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.steps import make_stream_plan
 from hf_merge3h.recipes.read import read_recipe
@@ -134,3 +134,20 @@ def test_broken_files_beside_the_weights_are_found_by_the_plan(name: str, tmp_pa
     (tmp_path / "base" / name).write_text("[]")
     with pytest.raises(RequestError, match=f"{name} holds no JSON object"):
         plan_recipe(recipe(tmp_path, "ties"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": 1.5}, "seed=1.5: expected an integer of at most 63 bits"),
+        ({"seed": "x"}, "seed='x': expected an integer of at most 63 bits"),
+        ({"seed": 1 << 63}, "seed=9223372036854775808: expected an integer of at most 63 bits"),
+        ({"out": None}, "out=None: expected the path of a folder"),
+        ({"out": 5}, "out=5: expected the path of a folder"),
+    ],
+)
+def test_arguments_that_no_command_line_would_let_through(given: Any, message: str, tiny_family: Any) -> None:
+    folder, _, _ = tiny_family
+    with pytest.raises(RequestError, match=message):
+        merge_recipe(recipe(folder, "dare_ties"), **{"out": folder / "out", "progress": False, **given})
+    assert not (folder / "out").exists()

@@ -174,6 +174,7 @@ tokenizer:
         (GOOD + "tokenizer_source: union\ntokenizer: {source: base}", "both given"),
         ("a: 1\n---\nb: 2\n", "recipe:3: a second document begins"),
         ("a: [1\n", "no YAML that can be read"),
+        ("a: 1\nb: \0", "recipe:2: no YAML that can be read"),
         ("a: !!python/object:os.system x\n", "no YAML that can be read"),
         ("a: !!set {x, y}\n", "is not plain data"),
         ("merge_method: [ties]\nmodels: [x]", "merge_method=['ties']"),
@@ -286,7 +287,7 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "b.yaml:1: no UTF-8 text" in said(tmp_path / "b.yaml")
     assert "expected a path, YAML text or a dict" in said(3)
     assert "expected text, a number" in said({"merge_method": object()})
-    assert "keys are words" in said({3: 4})
+    assert said({3: 4}) == "recipe: has the key 3: keys are words"
 
 
 SHAPES = {
