@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -131,6 +132,23 @@ def test_what_no_adapter_can_hold(change: tuple[str, str], error: str, place: An
     with pytest.raises(RequestError, match=error):
         hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "weights"])
+def test_what_is_read_is_not_replaced(kind: str, place: Any, tmp_path: Path) -> None:
+    folder, _ = place
+    hf_merge3h.merge_recipe(yaml.safe_load(text(folder, "ties")), tmp_path / "merged", progress=False)
+    again = {
+        "merge_method": "linear",
+        "base_model": str(folder / "base"),
+        "adapters": [str(tmp_path / "merged"), str(folder / "honesty")],
+        "out": kind,
+    }
+    for out in (tmp_path / "merged", *([folder / "base"] if kind == "adapter" else [])):
+        before = sorted(path.name for path in out.iterdir())
+        with pytest.raises(RequestError, match=r"out='.*': is or holds the input .*; give another folder"):
+            hf_merge3h.merge_recipe(again, out, overwrite=True, progress=False)
+        assert sorted(path.name for path in out.iterdir()) == before
 
 
 def test_whole_models_are_no_adapters(place: Any, tmp_path: Path) -> None:

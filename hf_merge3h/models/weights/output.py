@@ -83,6 +83,11 @@ class OutputFolder:
         if not writable:
             raise bad("out", str(target), f"a place to write in; {self.place} cannot be written to")
 
+    def holds(self, folder: Path) -> bool:
+        """Whether the target is this folder, or one above it: replacing it would destroy what is read."""
+        target, folder = self.target.resolve(), folder.resolve()
+        return target == folder or target in folder.parents
+
     def check_space(self, needed: int) -> None:
         """Raise a RequestError where the file system has less than `needed` bytes left."""
         free = shutil.disk_usage(self.place).free
