@@ -15,7 +15,7 @@ from ..models.weights.output import OutputFolder
 from ..models.weights.writer import parse_size
 from ..recipes.types import SEED_BITS, Recipe
 from .folder import check_side_files
-from .request import as_integer
+from .request import as_integer, resolve_dtype
 from .steps import make_stream_plan
 from .stream import merge_plan
 from .stream_plan import Progress, StreamPlan, Tell
@@ -108,24 +108,28 @@ def plan_recipe(
         reuse: an earlier plan: of `out: adapter`, what it opened for the same base is not read again, unless its file
             has changed since.
     """
-    if seed is not None:
-        recipe = dataclasses.replace(recipe, seed=_seed(seed))
+    recipe = _with(recipe, dtype=dtype, seed=seed)
     if recipe.out == "adapter":
         from .adapter_recipe import plan_adapters
 
-        return plan_adapters(recipe, hub=hub or HubOptions(), device=device, dtype=dtype, reuse=reuse)
-    plan = make_stream_plan(recipe, hub=hub, device=device, dtype=dtype)
+        return plan_adapters(recipe, hub=hub or HubOptions(), device=device, reuse=reuse)
+    plan = make_stream_plan(recipe, hub=hub, device=device)
     check_side_files(plan)
     return plan
 
 
-def _seed(seed: Any) -> int:
-    """A seed that the recipe itself could have."""
-    expected = f"an integer of at most {SEED_BITS} bits"
-    number = as_integer("seed", seed, expected)
-    if number.bit_length() > SEED_BITS:
-        raise bad("seed", seed, expected)
-    return number
+def _with(recipe: Recipe, *, dtype: str | None, seed: int | None) -> Recipe:
+    """The recipe with what is said in place of its own: manifest and card then hold one that gives the same again."""
+    if (stored := resolve_dtype(dtype)) is not None:
+        name = str(stored).removeprefix("torch.")
+        recipe = dataclasses.replace(recipe, out_dtype=name, given={**recipe.given, "out_dtype": name})
+    if seed is not None:
+        expected = f"an integer of at most {SEED_BITS} bits"
+        number = as_integer("seed", seed, expected)
+        if number.bit_length() > SEED_BITS:
+            raise bad("seed", seed, expected)
+        recipe = dataclasses.replace(recipe, seed=number, given={**recipe.given, "seed": number})
+    return recipe
 
 
 def _made_already(plan: Any, *, device: str, dtype: str | None, seed: int | None) -> StreamPlan | AdapterPlan:

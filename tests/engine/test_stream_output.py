@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from hf_merge3h import OutputError, RequestError
+from hf_merge3h import OutputError, RequestError, merge_recipe
 from hf_merge3h.engine.recipes import plan_recipe
 from hf_merge3h.engine.stream_plan import Progress
+from tests.engine.models import peft_model
 from tests.engine.recipes import family, recipe, run, weights
 
 
@@ -34,6 +35,26 @@ def test_progress_and_side_files(tiny_family: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["name"] == "tokenizer.json"
     assert "chat_template" not in json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+@pytest.mark.parametrize("out", ["weights", "adapter"])
+def test_what_is_said_beside_a_recipe_is_in_the_one_that_the_merge_leaves(out: str, tmp_path: Path) -> None:
+    base, _ = family(tmp_path)
+    for seed, name in enumerate(("a", "b")):
+        peft_model(base, {name: {"r": 2}}, seed=seed).save_pretrained(tmp_path, selected_adapters=[name])
+    given = {
+        "merge_method": "dare_linear",
+        "base_model": str(tmp_path / "base"),
+        "adapters": [str(tmp_path / "a"), str(tmp_path / "b")],
+        "parameters": {"density": 0.5},
+        "dtype": "float32",
+        "out": out,
+    }
+    said = merge_recipe(given, tmp_path / "1", dtype="bfloat16", seed=5, progress=False)
+    assert said.content["recipe"]["given"] == {**given, "out_dtype": "bfloat16", "seed": 5}
+    again = merge_recipe(said.content["recipe"]["given"], tmp_path / "2", progress=False)
+    assert again.content["output"]["hashes"] == said.content["output"]["hashes"]
+    assert "seed: 5" in (tmp_path / "1" / "README.md").read_text()
 
 
 def test_chat_templates_by_name_and_the_most_common(tmp_path: Path) -> None:
