@@ -94,7 +94,6 @@ def plan_adapters(
     *,
     hub: HubOptions,
     device: str | torch.device = "auto",
-    dtype: str | None = None,
     reuse: Any = None,
 ) -> AdapterPlan:
     """Open the adapters of a recipe, and check that one adapter can hold their merge; no weights of the base are read.
@@ -105,7 +104,7 @@ def plan_adapters(
         RequestError: experts that are no adapters, settings that differ from tensor to tensor, methods of weights.
         SourceError: what cannot be read.
     """
-    where, stored = resolve_device(device), resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
+    where, stored = resolve_device(device), resolve_dtype(recipe.out_dtype or recipe.dtype)
     base, names = _experts(recipe)
     try:
         found = describe(base, hub)

@@ -31,7 +31,6 @@ def make_stream_plan(
     *,
     hub: HubOptions | None = None,
     device: str | torch.device = "auto",
-    dtype: str | None = None,
 ) -> StreamPlan:
     """Open the models of a recipe and work out every step; reads headers and configs.
 
@@ -40,7 +39,7 @@ def make_stream_plan(
         SourceError: a model that cannot be read.
     """
     where = resolve_device(device)
-    stored = resolve_dtype(dtype or recipe.out_dtype or recipe.dtype)
+    stored = resolve_dtype(recipe.out_dtype or recipe.dtype)
     models = open_models(recipe, hub or HubOptions())
     recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_other_bases(models)))
     drop_tied_copies(models, recipe.base or 0)
@@ -74,6 +73,7 @@ def make_stream_plan(
         *_idle_filters(recipe, models, steps),
         *_named_twice(recipe, models, steps),
         *_unsaid_depths(models[recipe.base or 0], stacks),
+        *_without_config(models[recipe.base or 0]),
     )
     layers = recipe.layers(counts)
     if layers is None:
@@ -147,6 +147,13 @@ def _unsaid_depths(main: SourceModel, stacks: Sequence[Stack]) -> list[str]:
         "config.json has no number for them that is known here: set it by hand, or the output does not load"
         for stack in (set_depths(config, stacks) if config else ())
     ]
+
+
+def _without_config(main: SourceModel) -> list[str]:
+    """A warning where the output gets no config, for there is none to take."""
+    if main.config:
+        return []
+    return [f"{main.label} has no config.json, so the output gets none: put one beside it, or the output does not load"]
 
 
 def _check_kinds(models: Sequence[SourceModel], recipe: Recipe, problems: Problems) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import Problems, RequestError
+from ..errors import Problems, RequestError, near, nearest
 from .body import Body, Module, Slice, Source
 from .jobs import JobMaker
-from .layers import Place, comes_last, find_layers, is_vocabulary, part_of, tied_to
+from .layers import MODULES, Place, comes_last, find_layers, is_vocabulary, part_of, tied_to
 from .parameters import Levels
 from .types import PASSTHROUGH, TensorJob
 
@@ -45,6 +45,10 @@ def make_jobs(body: Body, shapes: Sequence[Shapes], counts: Sequence[int | None]
             part = {name: shape for name, shape in own.items() if part_of(name, names) in (module.name, None)}
             opened.append(Opened(part, find_layers(part, count), count))
         jobs += _ModuleJobs(body, module, opened, maker, problems)()
+        used = {source.model for slice_ in module.slices for source in slice_.sources}
+        if module.path and not any(part_of(name, names) == module.name for model in used for name in shapes[model]):
+            hint = f"; {nearest(module.name, MODULES)}" if near(module.name, MODULES) else ""
+            problems.add(body.text.say(module.path, f"is part of no tensor's name in its models{hint}"))
     for model in {source.model for module in body.modules for slice_ in module.slices for source in slice_.sources}:
         lost = [name for name in shapes[model] if part_of(name, names) is None]
         if lost:

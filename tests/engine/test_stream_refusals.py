@@ -43,6 +43,13 @@ def test_a_filter_that_is_in_no_name_is_told(tmp_path: Path) -> None:
     assert told == ["filter 'self_atn' occurs in the name of no tensor: its value is used nowhere"]
 
 
+def test_a_model_without_a_config_is_told(tmp_path: Path) -> None:
+    family(tmp_path, 1)
+    (tmp_path / "base" / "config.json").unlink()
+    (told,) = plan_recipe(recipe(tmp_path, "ties", ["e1"]), device="cpu").recipe.warnings
+    assert told.startswith("base has no config.json, so the output gets none")
+
+
 def test_all_problems_at_once(tmp_path: Path) -> None:
     family(tmp_path)
     path = tmp_path / "e1" / "model.safetensors"

@@ -186,3 +186,9 @@ def test_modules_are_parts_of_names():
     assert part_of("x.weight", ["encoder"]) is None
     with pytest.raises(RequestError, match="belong to none of the modules encoder"):
         jobs_of("merge_method: linear\nmodules: {encoder: {models: [a, b]}}", {"x": (1,)}, {"x": (1,)})
+    misspelt = MODULES.replace("vision_tower", "vision_towr")
+    with pytest.raises(
+        RequestError,
+        match=r"recipe:7: modules\.vision_towr is part of no tensor's name in its models; .*'vision_tower'",
+    ):
+        jobs_of(misspelt, shapes, shapes, counts=[2, 2])
