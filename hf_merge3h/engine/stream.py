@@ -229,7 +229,7 @@ def merge_plan(
     size = parse_size(max_shard_size)
     output = OutputFolder(Path(out), overwrite=overwrite)
     output.check()
-    inside = [model.label for model in plan.models if _within(output.target, model.found.folder)]
+    inside = [model.label for model in plan.models if output.holds(model.found.folder)]
     if inside:
         raise wrong("out", str(out), f"is or holds the input {inside[0]}; give another folder")
     output.check_space(plan.bytes_written + _MARGIN)
@@ -238,8 +238,3 @@ def merge_plan(
         model.checkpoint.fetch()
     with output as folder:
         return StreamRun(plan, folder, size, diagnostics, tell, card)()
-
-
-def _within(target: Path, source: Path) -> bool:
-    source, target = source.resolve(), target.resolve()
-    return source == target or target in source.parents
