@@ -264,3 +264,12 @@ cli.main()
 """
     ran = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "done"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_output_that_cannot_be_written_is_one_error():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hf_merge3h.cli", "methods"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: No space left on device\n")

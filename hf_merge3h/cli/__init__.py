@@ -65,3 +65,7 @@ def _run(arguments: Sequence[str] | None = None) -> None:
     except MergeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # standard output, mostly: on a disk that is full
+        name = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {name}{error.strerror or error}", err=True)
+        sys.exit(1)

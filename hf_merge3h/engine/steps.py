@@ -42,7 +42,7 @@ def make_stream_plan(
     stored = resolve_dtype(recipe.out_dtype or recipe.dtype)
     models = open_models(recipe, hub or HubOptions())
     recipe = dataclasses.replace(recipe, warnings=(*recipe.warnings, *_other_bases(models)))
-    drop_tied_copies(models, recipe.base or 0)
+    drop_tied_copies(models, recipe.base or 0, recipe.label)
     vocabulary, models = match_vocabularies(recipe, models)
     problems = Problems(f"{recipe.label}: these models cannot be merged")
     _check_kinds(models, recipe, problems)

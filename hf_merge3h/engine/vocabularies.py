@@ -13,7 +13,7 @@ _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$")
 _INPUT = re.compile(r"(^|\.)(embed_tokens|wte|shared|word_embeddings|embed_in|tok_embeddings)\.weight$")
 
 
-def drop_tied_copies(models: Sequence[SourceModel], main: int) -> None:
+def drop_tied_copies(models: Sequence[SourceModel], main: int, label: str) -> None:
     """Leave out an output head that only repeats the input embedding, where the main model has none of its own.
 
     Saving keeps one of two tied tensors; files of older versions hold both. What differs from its embedding is no copy:
@@ -23,7 +23,7 @@ def drop_tied_copies(models: Sequence[SourceModel], main: int) -> None:
         RequestError: an expert's head differs from its embedding, and the main model ties them.
     """
     ours = models[main]
-    problems = Problems("these models tie their weights differently")
+    problems = Problems(f"{label}: these models tie their weights differently")
     if not any(_may_repeat(model, ours) for model in models):
         return  # the usual case, which needs no look at the model's class
     ties = _ties(ours)

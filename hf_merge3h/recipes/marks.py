@@ -24,6 +24,7 @@ _MOST_VALUES = 50_000
 _DEEPEST = 24
 _PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _MERGE = "tag:yaml.org,2002:merge"
+_HALF = "holds half a character (a lone surrogate), which no file can: write the character itself"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class _Walk:
         self.lines.setdefault(path, line)
         if isinstance(node, yaml.ScalarNode):
             found = self._scalars.construct_object(node)
+            if not _is_text(found):
+                raise RequestError(f"{self.label}:{line}: {show(found)} {_HALF}")
             if found is None or isinstance(found, (str, bool, int, float)):
                 return found
             return node.value  # a date: somebody's name for a model, most likely
@@ -182,11 +185,21 @@ class _Walk:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise RequestError(f"{self.label}:{line}: a key must be a word")
             key = key_node.value
+            if not _is_text(key):
+                raise RequestError(f"{self.label}:{line}: {show(key)} {_HALF}")
             if key in own:
                 raise RequestError(f"{self.label}:{line}: {dotted((*path, key))} stands twice")
             self.lines[(*path, key)] = line
             own[key] = self.value(value_node, (*path, key))
         return {**merged, **own}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this can be written into a file: all but text with a surrogate that lacks its other half."""
+    try:
+        return not isinstance(value, str) or value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def from_data(data: Any, label: str) -> Marked:
@@ -201,13 +214,16 @@ def from_data(data: Any, label: str) -> Marked:
             for key in value:
                 if not isinstance(key, str):
                     raise RequestError(Marked(None, label).say(path, f"has the key {show(key)}: keys are words"))
+                if not _is_text(key):
+                    raise RequestError(f"{label}: {show(key)} {_HALF}")
             return {key: copy(each, (*path, key)) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
             return [copy(each, (*path, index)) for index, each in enumerate(value)]
+        value = str(value) if hasattr(value, "__fspath__") else value
+        if not _is_text(value):
+            raise RequestError(f"{label}: {dotted(path)}={show(value)}: {_HALF}")
         if value is None or isinstance(value, (str, bool, int, float)):
             return value
-        if hasattr(value, "__fspath__"):
-            return str(value)
         raise RequestError(f"{label}: {dotted(path)}={show(value)}: expected text, a number, true or false")
 
     return Marked(copy(data, ()), label)

@@ -81,6 +81,7 @@ def _open(given: Any, label: str | None) -> Marked:
     path = FilePath(given)
     if os.path.isdir(path):  # false, too, of what is no path at all
         raise bad("recipe", str(path), "a YAML file, and this is a folder")
+    name = label or os.fsencode(path.name).decode("utf-8", "replace")  # a manifest is UTF-8, a name any bytes
     try:
         with path.open("rb") as file:
             raw = file.read(4 * MOST_CHARACTERS + 1)
@@ -92,9 +93,9 @@ def _open(given: Any, label: str | None) -> Marked:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise RequestError(
-            f"{label or path.name}:{line}: no UTF-8 text: byte {error.start} is {raw[error.start]:#x}; save it as UTF-8"
+            f"{name}:{line}: no UTF-8 text: byte {error.start} is {raw[error.start]:#x}; save it as UTF-8"
         ) from error
-    return parse(text, label or path.name)
+    return parse(text, name)
 
 
 def _rules(page: Page, data: Mapping[str, Any]) -> Rules | None:

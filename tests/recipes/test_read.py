@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 import yaml
@@ -175,6 +177,8 @@ tokenizer:
         ("a: 1\n---\nb: 2\n", "recipe:3: a second document begins"),
         ("a: [1\n", "no YAML that can be read"),
         ("a: 1\nb: \0", "recipe:2: no YAML that can be read"),
+        ('merge_method: linear\nchat_template: "\\ud800"', "recipe:2: '\\ud800' holds half a character"),
+        ('merge_method: linear\n"\\ud800": 1', "recipe:2: '\\ud800' holds half a character"),
         ("a: !!python/object:os.system x\n", "no YAML that can be read"),
         ("a: !!set {x, y}\n", "is not plain data"),
         ("merge_method: [ties]\nmodels: [x]", "merge_method=['ties']"),
@@ -288,6 +292,14 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "expected a path, YAML text or a dict" in said(3)
     assert "expected text, a number" in said({"merge_method": object()})
     assert said({3: 4}) == "recipe: has the key 3: keys are words"
+    assert "recipe: roles[0]='\\udcff': holds half a character" in said({"roles": ["\udcff"]})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_file_whose_name_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"b\xff.yaml")
+    path.write_text(GOOD)
+    assert read_recipe(path).label == "b\ufffd.yaml"
 
 
 SHAPES = {
