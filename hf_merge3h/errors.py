@@ -40,6 +40,7 @@ class RequestError(MergeError, ValueError):
         reason: what is wrong with it: the message without argument and value. So whoever knows more than who found the
             error (the name by which the user said it, the line of a file) can tell it again.
         instead: another parameter and the value of it that would do too; the reason ends with it.
+        within: the part that it is about, as the caller named it (an adapter on a model), where it is about one.
         in_recipe: words of the reason that a recipe's writer can do nothing with, and what to say there in their place.
     """
 
@@ -47,6 +48,7 @@ class RequestError(MergeError, ValueError):
     value: Any = None
     reason: str = ""
     instead: tuple[str, Any] | None = None
+    within: str | None = None
     in_recipe: tuple[str, str] | None = None
 
     def renamed(self, argument: str) -> RequestError:
@@ -117,6 +119,16 @@ def show(value: object) -> str:
     'aaaa... (202 characters)'
     """
     text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
+
+
+def label_of(name: str) -> str:
+    """`show` of a name without the quotes, as what is said of it begins.
+
+    >>> label_of("me/help\\nful"), label_of("a" * 200)[-24:]
+    ('me/help\\\\nful', 'aaaa... (200 characters)')
+    """
+    text = " ".join(repr(name)[1:-1].split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
 
 

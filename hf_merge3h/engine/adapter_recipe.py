@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Problems, RequestError, wrong
+from ..errors import Problems, RequestError
 from ..manifest import NOT_RECORDED, Manifest
 from ..models.adapters.folder import host_model, load_adapter
 from ..models.adapters.read import AdapterDeltas, widest
@@ -123,6 +123,7 @@ def plan_adapters(
         try:
             opened[index] = _open(name, skeleton, hub, known, read)
         except RequestError as problem:
+            problem.within = name
             problems.add(str(recipe.told(recipe.models[index], problem)))
     problems.raise_any()
     shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
@@ -162,6 +163,8 @@ def merge_adapter_plan(
         report.base_origin = base.facts()
         with output as folder:
             host.save_pretrained(str(folder), selected_adapters=[_NAME], save_embedding_layers=False)
+            # safetensors makes files that nobody else may read, whatever the umask says
+            (folder / ADAPTER_WEIGHTS).chmod((folder / ADAPTER_CONFIG).stat().st_mode)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
             live = saved_manifest(folder, report)
             assert live is not None
@@ -228,12 +231,9 @@ def _key(name: str, path: Path) -> _Key:
 def _open(
     name: str, skeleton: nn.Module, hub: HubOptions, known: Mapping[_Key, Any], read: dict[_Key, Any]
 ) -> AdapterDeltas:
-    try:
-        found = resolve(
-            name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
-        )
-    except RequestError as problem:
-        raise wrong("adapter", name, problem.reason, type(problem)) if problem.reason else problem from None
+    found = resolve(
+        name, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only, kind="adapter"
+    )
     weights, config = _key(name, found.folder / ADAPTER_WEIGHTS), _key(name, found.folder / ADAPTER_CONFIG)
     adapter = known.get(weights) if config in known else None
     if adapter is None:

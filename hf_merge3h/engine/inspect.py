@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import RequestError, bad, show
+from ..errors import RequestError, bad, label_of, show
 from ..linalg.random import mask_key, uniform
 from ..manifest import FILE, load_manifest
 from ..models.hub import resolve
@@ -56,7 +56,7 @@ def inspect(
     roles: Sequence[str] = _called(experts)
     if base is None:
         base, experts, roles = _recorded(place, hub)
-    origin = open_source(base, (), show(base)[1:-1], hub)
+    origin = open_source(base, (), label_of(base), hub)
     merged = _open(place, base, hub)
     opened = [_open(each, base, hub) for each in experts]
     return _look(place, base, tuple(experts), tuple(roles), origin, merged, opened)
@@ -99,8 +99,8 @@ def _open(source: str, base: str, hub: HubOptions) -> SourceModel:
     whole, *adapters = source.split("+") if "+" in source and not os.path.exists(source) else [source]
     found = resolve(whole, token=hub.token, cache_dir=hub.cache_dir, local_files_only=hub.local_files_only)
     if found.kind == "adapter":
-        return open_source(base, (whole, *adapters), show(base)[1:-1], hub)
-    return open_source(whole, adapters, show(source)[1:-1], hub)
+        return open_source(base, (whole, *adapters), label_of(base), hub)
+    return open_source(whole, adapters, label_of(source), hub)
 
 
 @dataclass(frozen=True)

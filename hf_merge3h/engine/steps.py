@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import Problems, RequestError, all_or_every_error, show
+from ..errors import Problems, RequestError, all_or_every_error, label_of, show
 from ..models.sources import SourceModel, open_source
 from ..models.types import HubOptions, TensorSpec
 from ..recipes.parameters import filters_of
@@ -74,6 +74,7 @@ def make_stream_plan(
         *_named_twice(recipe, models, steps),
         *_unsaid_depths(models[recipe.base or 0], stacks),
         *_without_config(models[recipe.base or 0]),
+        *_nothing_merged(recipe, steps),
     )
     layers = recipe.layers(counts)
     if layers is None:
@@ -91,7 +92,7 @@ def open_models(recipe: Recipe, hub: HubOptions) -> tuple[SourceModel, ...]:
 def _open_model(recipe: Recipe, named: ModelReference, hub: HubOptions) -> SourceModel:
     """Open one model; an error says where the recipe names it."""
     try:
-        return open_source(named.source, named.adapters, show(named.given or named.source)[1:-1], hub)
+        return open_source(named.source, named.adapters, label_of(named.given or named.source), hub)
     except RequestError as problem:
         raise recipe.told(named, problem) from None
 
@@ -154,6 +155,13 @@ def _without_config(main: SourceModel) -> list[str]:
     if main.config:
         return []
     return [f"{main.label} has no config.json, so the output gets none: put one beside it, or the output does not load"]
+
+
+def _nothing_merged(recipe: Recipe, steps: Sequence[Step]) -> list[str]:
+    """A warning where a method has nothing to do: `models` that lists the base alone."""
+    if recipe.method in ("", PASSTHROUGH) or any(step.request is not None for step in steps):
+        return []
+    return [f"{recipe.method} has no model to merge beside the base, so every tensor is a copy: list the others too"]
 
 
 def _check_kinds(models: Sequence[SourceModel], recipe: Recipe, problems: Problems) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Problems, RequestError, bad, show
+from ..errors import Problems, RequestError, bad, label_of, show
 from .adapters.folder import load_adapter, meta_copy
 from .adapters.folder import read_config as read_adapter_config
 from .adapters.loaded import loaded_origin
@@ -116,7 +116,7 @@ def open_expert(role: str, source: Any, live: LiveModule, base: Base, hub: HubOp
             raise _is_base(role, source)
         return WholeModel(expert, role, live_origin(source, hub))
     found = fetch(source, f"experts[{role!r}]", hub)
-    label = f"{role} ({show(str(source))[1:-1]})"
+    label = f"{role} ({label_of(str(source))})"
     if found.kind == "adapter":
         return AdaptedBase(_load_adapter(found, meta_copy(live.model), label, hub), live.names, label)
     spellings = (str(source), found.folder.resolve(), _name(found))
@@ -207,7 +207,7 @@ def open_adapter(
 
 def adapter_label(role: str, source: Any) -> str:
     """What reports call an adapter that was read from a folder or the Hub."""
-    return f"{role} ({show(str(source))[1:-1]})"
+    return f"{role} ({label_of(str(source))})"
 
 
 def plain_skeleton(model: Any) -> nn.Module:

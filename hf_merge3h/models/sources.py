@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import Problems, RequestError, SourceError, one_line_of, show, wrong
+from ..errors import Problems, RequestError, SourceError, bad, label_of, one_line_of
 from ..linalg.low_rank import LowRank
 from .hub import ResolvedSource, extra_files, resolve
 from .lock import PATCHED_TORCH
@@ -155,15 +155,15 @@ def _open_adapters(
     opened = []
     problems = Problems(f"{label}: its adapters cannot be applied", SourceError)
     for source in adapters:
+        name = f"{found.given}+{label_of(source)}"
         try:
             place = _resolve(source, hub)
+            if place.kind != "adapter":
+                raise bad("adapter", source, f"an adapter; one has an {ADAPTER_CONFIG}")
+            adapter = AdaptedBase(load_adapter(place.folder, skeleton, name), names, name)
         except RequestError as problem:
-            raise wrong("adapter", source, problem.reason, type(problem)) if problem.reason else problem from None
-        name = f"{found.given}+{show(source)[1:-1]}"
-        if place.kind != "adapter":
-            problems.add(f"{show(source)[1:-1]}: is no adapter; one has an {ADAPTER_CONFIG}")
-            continue
-        adapter = AdaptedBase(load_adapter(place.folder, skeleton, name), names, name)
+            problem.within = source
+            raise
         specs = checkpoint.specs()
         for each, spec in adapter.specs().items():
             if each not in specs or specs[each].shape != spec.shape:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import RequestError, SourceError, show
+from ..errors import RequestError, SourceError, label_of, show
 from ..manifest import FILE as MANIFEST
 from ..manifest import load_manifest
 from ..recipes.read import read_recipe
@@ -42,7 +42,7 @@ def recipe_of(place: str | os.PathLike[str]) -> str:
             problems.append(problem)
             continue
         passed_over = "".join(f"# Passed over: {one_line(problem)}\n" for problem in problems)
-        return f"# Read from {name} of {show(os.fspath(place))[1:-1]}.\n{passed_over}{text.strip()}\n"
+        return f"# Read from {name} of {label_of(os.fspath(place))}.\n{passed_over}{text.strip()}\n"
     if problems:
         raise problems[0]
     raise SourceError(

@@ -112,6 +112,5 @@ class Recipe:
     def told(self, model: ModelReference, error: RequestError) -> RequestError:
         """An error in opening a model, or the adapter that it is about, with the place where the recipe names that."""
         adapters = dict(zip(model.adapters, model.adapter_paths, strict=False))
-        if error.argument == "adapter":
-            return type(error)(self.text.told(adapters.get(error.value, model.path), error))
-        return type(error)(self.text.told(model.path, error))
+        path = model.path if error.within is None else adapters.get(error.within, model.path)
+        return type(error)(self.text.told(path, error))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,23 @@ def test_the_base_may_have_no_weights_here(place: Any, tmp_path: Path) -> None:
     made = text(folder, "task_arithmetic").replace(str(folder / "base"), str(tmp_path / "base"))
     (tmp_path / "r.yaml").write_text(made)
     assert hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False).content["output"]["tensors"]
+
+
+def test_who_may_read_the_config_may_read_the_weights(place: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text(place[0], "ties"))
+    hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
+    config, weights = ((tmp_path / "out" / f"adapter_{name}").stat() for name in ("config.json", "model.safetensors"))
+    assert config.st_mode == weights.st_mode
+
+
+@pytest.mark.parametrize("out", ["out: adapter", "dtype: float32"])
+def test_a_broken_adapter_is_told_at_its_line(out: str, place: Any, tmp_path: Path) -> None:
+    shutil.copytree(place[0] / "honesty", tmp_path / "honesty")
+    os.truncate(tmp_path / "honesty" / "adapter_model.safetensors", 100)
+    made = text(place[0], "ties").replace(str(place[0] / "honesty"), str(tmp_path / "honesty"))
+    (tmp_path / "r.yaml").write_text(made.replace("out: adapter", out))
+    with pytest.raises(RequestError, match=r"r\.yaml:6: adapter '.*honesty.*corrupted or truncated"):
+        hf_merge3h.merge_recipe(tmp_path / "r.yaml", tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize(

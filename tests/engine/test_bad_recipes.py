@@ -49,7 +49,7 @@ BAD = {
     ),
     "no t": ("merge_method: slerp\nbase_model: m/base\nmodels: [m/e1]\n", "r.yaml:3: merge_method=slerp needs `t`"),
     "an adapter as a model": (TIES + "models:\n  - m/e1\n  - m/honesty\n", "r.yaml:5: m/honesty: is an adapter"),
-    "a model as an adapter": (TIES + "models:\n  - m/base+m/e2\n", "r.yaml:4: m/base+m/e2: its adapters cannot"),
+    "a model as an adapter": (TIES + "models:\n  - m/base+m/e2\n", "r.yaml:4: models[0].model='m/e2': expected an adapter"),
     "a module too few": (
         "merge_method: linear\nmodules:\n  vision_tower:\n    models: [m/e1]\n",
         "r.yaml:2: m/e1: 20 tensors",
@@ -90,7 +90,7 @@ def test_one_clear_error(name: str, folder: Path, tmp_path: Path, monkeypatch: A
     assert shown.err.startswith("error: ")
     assert said in shown.err
     problems = re.findall(r"^  - (.*)$", shown.err, re.MULTILINE) or [shown.err.removeprefix("error: ")]
-    assert all(re.match(r"r\.yaml:\d+: ", each) or "is no adapter" in each for each in problems)
+    assert all(re.match(r"r\.yaml:\d+: ", each) for each in problems)
     assert len(problems) <= 2
     assert not list(tmp_path.iterdir())
 

@@ -43,6 +43,14 @@ def test_a_filter_that_is_in_no_name_is_told(tmp_path: Path) -> None:
     assert told == ["filter 'self_atn' occurs in the name of no tensor: its value is used nowhere"]
 
 
+def test_a_method_with_nothing_to_merge_is_told(tmp_path: Path) -> None:
+    family(tmp_path, 1)
+    base = str(tmp_path / "base")
+    made = read_recipe({"merge_method": "ties", "base_model": base, "models": [{"model": base}]})
+    (told,) = plan_recipe(made, device="cpu").recipe.warnings
+    assert told.startswith("ties has no model to merge beside the base")
+
+
 def test_a_model_without_a_config_is_told(tmp_path: Path) -> None:
     family(tmp_path, 1)
     (tmp_path / "base" / "config.json").unlink()

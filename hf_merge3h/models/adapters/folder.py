@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ...errors import Problems, RequestError, SourceError, nearest, show
+from ...errors import Problems, RequestError, SourceError, nearest, one_line_of, show
 from ..lock import PATCHED_TORCH
 from ..weights.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from .checks import check_config
@@ -119,7 +119,7 @@ def read_config(folder: Path, label: str) -> PeftConfig:
             warnings.simplefilter("ignore")  # of fields that another version of PEFT wrote; weights are checked below
             config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)].from_pretrained(str(folder))
     except Exception as error:  # whatever a constructor makes of hostile values
-        raise SourceError(f"adapter {label!r}: PEFT cannot use {path}: {_first_line(error)}") from error
+        raise SourceError(f"adapter {label!r}: PEFT cannot use {path}: {one_line_of(error)}") from error
     config.inference_mode = True
     return config
 
@@ -140,7 +140,7 @@ def _read_weights(folder: Path, label: str) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise SourceError(
-            f"adapter {label!r}: {path} is corrupted or truncated ({_first_line(error)}); download or save it again"
+            f"adapter {label!r}: {path} is corrupted or truncated ({one_line_of(error)}); download or save it again"
         ) from None
 
 
@@ -154,7 +154,7 @@ def _load(config: PeftConfig, state: dict[str, Tensor], skeleton: nn.Module, lab
         try:
             model = wrapper(meta_copy(skeleton), config, _NAME, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
         except Exception as error:  # PEFT raises of many kinds: no module matches, shapes, broken patterns
-            raise SourceError(f"adapter {label!r} does not fit this base: {_first_line(error)}") from error
+            raise SourceError(f"adapter {label!r} does not fit this base: {one_line_of(error)}") from error
         module: Any
         for module in model.modules():
             if _NAME in getattr(module, "ranknum", {}):
@@ -171,7 +171,7 @@ def _load(config: PeftConfig, state: dict[str, Tensor], skeleton: nn.Module, lab
             for line in [line.strip() for line in str(error).splitlines() if "size mismatch" in line]:
                 problems.add(line.replace(f".{_NAME}.", "."))
             problems.raise_any()
-            raise SourceError(f"adapter {label!r} does not fit this base: {_first_line(error)}") from error
+            raise SourceError(f"adapter {label!r} does not fit this base: {one_line_of(error)}") from error
     for key in result.unexpected_keys:
         problems.add(f"{ADAPTER_WEIGHTS} has {key.replace(f'.{_NAME}', '')!r}, for which the base has no place")
     for name, layer in PeftTree.of(model.get_base_model()).layers:
@@ -198,8 +198,3 @@ def _replaced(model: PeftModel, skeleton: nn.Module) -> dict[str, Tensor]:
         if known.is_meta or not torch.equal(known.detach().cpu(), value.to(known.dtype)):
             replaced[name] = value
     return replaced
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return show(lines[0])[1:-1] if lines else type(error).__name__
