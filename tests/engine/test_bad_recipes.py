@@ -49,7 +49,7 @@ BAD = {
     ),
     "no t": ("merge_method: slerp\nbase_model: m/base\nmodels: [m/e1]\n", "r.yaml:3: merge_method=slerp needs `t`"),
     "an adapter as a model": (TIES + "models:\n  - m/e1\n  - m/honesty\n", "r.yaml:5: m/honesty: is an adapter"),
-    "a model as an adapter": (TIES + "models:\n  - m/base+m/e2\n", "r.yaml:4: models[0].model='m/e2': expected an adapter"),
+    "a model as an adapter": (TIES + "models:\n  - m/base+m/e2\n", "r.yaml:4: models[0].model='m/e2': expected an a"),
     "a module too few": (
         "merge_method: linear\nmodules:\n  vision_tower:\n    models: [m/e1]\n",
         "r.yaml:2: m/e1: 20 tensors",
