@@ -39,7 +39,7 @@ def commented_recipe(
             one.
 
     Example:
-        >>> print(commented_recipe(["me/helpful", "me/honest"], "me/base", "nearswap").splitlines()[0])
+        >>> print(commented_recipe(["me/helpful"], "me/base", "nearswap").splitlines()[0])
         # NearSwap: Take small changes whole and of large ones no more than t.
     """
     names = list(models.values()) if isinstance(models, Mapping) else list(models)

@@ -227,7 +227,11 @@ def test_adapters_are_named_with_their_place(model, adapters):
     text = f"merge_method: linear\nbase_model: b\nmodels:\n  - model: {model}\n"
     recipe = read_recipe(text)
     named = recipe.models[0]
-    told = [str(recipe.told(named, wrong("adapter", name, "no such folder"))) for name in named.adapters]
+    told = []
+    for name in named.adapters:
+        error = wrong("source", name, "no such folder")
+        error.within = name
+        told.append(str(recipe.told(named, error)))
     assert told == [f"{each}: no such folder" for each in adapters]
 
 

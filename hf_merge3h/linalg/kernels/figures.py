@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from .compiled import RUN, kernel
-from .stored import _ROUNDED_UP, _SIGNLESS, _entries, exact, nearest
+from .stored import ROUNDED_UP, SIGNLESS, entries_at, exact, nearest
 
 _FEW = RUN // 4  # entries at a time, of which there are two rows more than tasks
 
@@ -118,10 +118,10 @@ def average_measured(addresses, base, in_weights, weights, ratio, target, gram, 
         place, under = target[left : left + count], base[left : left + count]
         for j in range(count):
             origin[j] = exact(under[j], up)
-            most = max(most, np.uint32(np.float32(origin[j]).view(np.uint32) & _SIGNLESS))
+            most = max(most, np.uint32(np.float32(origin[j]).view(np.uint32) & SIGNLESS))
         total[:] = -np.float32(0)
         for t in range(tasks):
-            part, row, weight = _entries(addresses[t], left, count, base), rows[t], weights[t]
+            part, row, weight = entries_at(addresses[t], left, count, base), rows[t], weights[t]
             for j in range(count):
                 row[j] = exact(part[j], up) - origin[j]
             if in_weights:
@@ -143,8 +143,8 @@ def average_measured(addresses, base, in_weights, weights, ratio, target, gram, 
         for j in range(count):
             bits = np.float32(total[j]).view(np.uint32)
             place[j] = nearest(bits)
-            most = max(most, np.uint32(bits & _SIGNLESS))
+            most = max(most, np.uint32(bits & SIGNLESS))
         _add_up(rows, count, marks, gram, counts)
         counts[2] += _square_of_loss(place, np.uint32(16), origin[:count], change[:count])
     _mirror(gram)
-    return most < _ROUNDED_UP
+    return most < ROUNDED_UP

@@ -11,9 +11,9 @@ from numba.extending import intrinsic
 
 from .compiled import LANES, RUN, kernel
 
-_SIGNLESS = np.uint32(0x7FFFFFFF)
+SIGNLESS = np.uint32(0x7FFFFFFF)
 _INFINITE = np.uint32(0x7F800000)
-_ROUNDED_UP = np.uint32(0x7F7F8000)  # from here on, the nearest bfloat16 is infinite
+ROUNDED_UP = np.uint32(0x7F7F8000)  # from here on, the nearest bfloat16 is infinite
 
 
 @intrinsic
@@ -28,7 +28,7 @@ def _pointer(typing: Any, address: Any, like: Any) -> Any:
 
 
 @kernel
-def _entries(address, left, count, like):  # type: ignore[no-untyped-def]
+def entries_at(address, left, count, like):  # type: ignore[no-untyped-def]
     """Some of the entries that lie at an address, of an array's kind."""
     first = address + np.uint64(left) * np.uint64(like.itemsize)
     return carray(_pointer(first, like), count)  # type: ignore[call-arg]  # the first argument is numba's own
@@ -53,7 +53,7 @@ def widen(source, target):  # type: ignore[no-untyped-def]
     for i in range(len(source)):
         bits = np.uint32(np.uint32(source[i]) << up)
         target[i] = bits
-        most = max(most, np.uint32(bits & _SIGNLESS))
+        most = max(most, np.uint32(bits & SIGNLESS))
     return most < _INFINITE
 
 
@@ -64,7 +64,7 @@ def change(source, base, target):  # type: ignore[no-untyped-def]
     for i in range(len(source)):
         bits = np.uint32(np.uint32(source[i]) << up)
         target[i] = bits.view(np.float32) - base[i]
-        most = max(most, np.uint32(bits & _SIGNLESS))
+        most = max(most, np.uint32(bits & SIGNLESS))
     return most < _INFINITE
 
 
@@ -76,13 +76,13 @@ def narrow(merged, base, target):  # type: ignore[no-untyped-def]
         for i in range(len(merged)):
             bits = np.float32(merged[i] + base[i]).view(np.uint32)
             target[i] = nearest(bits)
-            most = max(most, np.uint32(bits & _SIGNLESS))
+            most = max(most, np.uint32(bits & SIGNLESS))
     else:
         for i in range(len(merged)):
             bits = np.float32(merged[i]).view(np.uint32)
             target[i] = nearest(bits)
-            most = max(most, np.uint32(bits & _SIGNLESS))
-    return most < _ROUNDED_UP
+            most = max(most, np.uint32(bits & SIGNLESS))
+    return most < ROUNDED_UP
 
 
 @kernel
@@ -98,7 +98,7 @@ def average(addresses, base, weights, ratio, target):  # type: ignore[no-untyped
         place, origin = target[left : left + RUN], base[left : left + RUN]
         total[:] = -np.float32(0)
         for t in range(len(addresses)):
-            part, weight = _entries(addresses[t], left, len(place), base), weights[t]
+            part, weight = entries_at(addresses[t], left, len(place), base), weights[t]
             if len(base):
                 for j in range(len(place)):
                     total[j] += (exact(part[j], up) - exact(origin[j], up)) * weight
@@ -113,8 +113,8 @@ def average(addresses, base, weights, ratio, target):  # type: ignore[no-untyped
         for j in range(len(place)):
             bits = np.float32(total[j]).view(np.uint32)
             place[j] = nearest(bits)
-            most = max(most, np.uint32(bits & _SIGNLESS))
-    return most < _ROUNDED_UP
+            most = max(most, np.uint32(bits & SIGNLESS))
+    return most < ROUNDED_UP
 
 
 # A product of two float32 is exact in float64, so that fused with the addition it gives the same bits.
@@ -129,7 +129,7 @@ def products(addresses, size, base, block, found):  # type: ignore[no-untyped-de
         for begin in range(number * block, end, RUN):
             count, origin = min(RUN, end - begin), base[begin : begin + RUN]
             for t in range(tasks):
-                part, row = _entries(addresses[t], begin, count, base), rows[t]
+                part, row = entries_at(addresses[t], begin, count, base), rows[t]
                 if len(base):
                     for j in range(count):
                         row[j] = exact(part[j], up) - exact(origin[j], up)
