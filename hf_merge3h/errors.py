@@ -62,7 +62,7 @@ class RequestError(MergeError, ValueError):
         if not self.argument:
             return self
         error = wrong(argument, self.value, self.reason, type(self))
-        error.instead, error.in_recipe = self.instead, self.in_recipe
+        error.instead, error.within, error.in_recipe = self.instead, self.within, self.in_recipe
         return error
 
     def of_recipe(self) -> RequestError:
@@ -118,8 +118,7 @@ def show(value: object) -> str:
     >>> show("a" * 200)[-24:]
     'aaaa... (202 characters)'
     """
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
+    return _fitted(repr(value))
 
 
 def label_of(name: str) -> str:
@@ -128,7 +127,11 @@ def label_of(name: str) -> str:
     >>> label_of("me/help\\nful"), label_of("a" * 200)[-24:]
     ('me/help\\\\nful', 'aaaa... (200 characters)')
     """
-    text = " ".join(repr(name)[1:-1].split())
+    return _fitted(repr(name)[1:-1])
+
+
+def _fitted(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}... ({len(text)} characters)"
 
 

@@ -149,6 +149,7 @@ def merge_adapter_plan(
     """Carry out a plan into a folder that `PeftModel.from_pretrained` loads; it appears whole or not at all."""
     output = OutputFolder(out, overwrite=overwrite)
     output.check()
+    output.spare((name, Path(path).parent) for name, path, *_ in plan.opened)
     output.check_space(len(plan.adapters) * plan.bytes_read + _MARGIN)
     host = host_model(plan.skeleton)
     with warnings.catch_warnings():

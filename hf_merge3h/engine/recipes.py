@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import bad, wrong
+from ..errors import bad
 from ..manifest import Manifest
 from ..models.types import HubOptions
 from ..models.weights.output import OutputFolder
@@ -68,17 +68,13 @@ def merge_recipe(
     parse_size(max_shard_size)
     if not isinstance(out, (str, os.PathLike)):
         raise bad("out", out, "the path of a folder")
-    output = OutputFolder(Path(out), overwrite=overwrite)
-    output.check()
+    OutputFolder(Path(out), overwrite=overwrite).check()
     if isinstance(recipe, (str, os.PathLike, Mapping, Recipe)):
         hub = HubOptions(token, None, None, cache_dir, local_files_only)
         read = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         plan = plan_recipe(read, device=device, dtype=dtype, seed=seed, hub=hub)
     else:
         plan = _made_already(recipe, device=device, dtype=dtype, seed=seed)
-    for label, folder in _adapters(plan):  # `merge_plan` looks at whole models
-        if output.holds(folder):
-            raise wrong("out", str(out), f"is or holds the input {label}; give another folder")
     if not isinstance(plan, StreamPlan):
         from .adapter_recipe import merge_adapter_plan
 
@@ -141,13 +137,6 @@ def _made_already(plan: Any, *, device: str, dtype: str | None, seed: int | None
             raise bad(name, value, "nothing beside a plan", f"plan_recipe(..., {name}={value!r}) makes one for it")
     made: StreamPlan | AdapterPlan = plan
     return made
-
-
-def _adapters(plan: StreamPlan | AdapterPlan) -> list[tuple[str, Path]]:
-    """The adapters of a plan, and the base that `out: adapter` reads the config of, with their folders."""
-    if isinstance(plan, StreamPlan):
-        return [(adapter.label, found.folder) for model in plan.models for found, adapter in model.adapters]
-    return [(name, Path(path).parent) for name, path, *_ in plan.opened]
 
 
 class _Bar:

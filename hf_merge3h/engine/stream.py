@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import wrong
 from ..linalg import native
 from ..linalg.low_rank import LowRank
 from ..manifest import Manifest
@@ -229,9 +228,9 @@ def merge_plan(
     size = parse_size(max_shard_size)
     output = OutputFolder(Path(out), overwrite=overwrite)
     output.check()
-    inside = [model.label for model in plan.models if output.holds(model.found.folder)]
-    if inside:
-        raise wrong("out", str(out), f"is or holds the input {inside[0]}; give another folder")
+    for model in plan.models:
+        adapters = [(adapter.label, found.folder) for found, adapter in model.adapters]
+        output.spare([(model.label, model.found.folder), *adapters])
     output.check_space(plan.bytes_written + _MARGIN)
     card = read_old(output.target)
     for model in plan.models:

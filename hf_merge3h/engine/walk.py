@@ -146,11 +146,11 @@ class Walk:
 
     def _average(self, sums: stored.Sums, known: Weighted, start: int, rounded: Tensor) -> Figures:
         """The same in one reading."""
-        found = Figures.nothing(len(self._flat))
         if self.measure and self._base is not None:
             sound, found = sums.average_measured(start, known.weights, known.ratio, rounded)
         else:
             sound = sums.average(start, known.weights, known.ratio, rounded)
+            found = Figures.nothing(len(self._flat))
         if not sound:
             self._refuse()
             self._refuse_overflow(start)

@@ -7,11 +7,11 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from ...errors import MergeError, OutputError, bad
+from ...errors import MergeError, OutputError, bad, wrong
 
 try:
     import fcntl
@@ -83,10 +83,16 @@ class OutputFolder:
         if not writable:
             raise bad("out", str(target), f"a place to write in; {self.place} cannot be written to")
 
-    def holds(self, folder: Path) -> bool:
-        """Whether the target is this folder, or one above it: replacing it would destroy what is read."""
-        target, folder = self.target.resolve(), folder.resolve()
-        return target == folder or target in folder.parents
+    def spare(self, inputs: Iterable[tuple[str, Path]]) -> None:
+        """Raise a RequestError where replacing the target would destroy what is read.
+
+        Args:
+            inputs: what is read, as the user called it, and the folder that it lies in.
+        """
+        target = self.target.resolve()
+        for label, folder in inputs:
+            if target in (folder.resolve(), *folder.resolve().parents):
+                raise wrong("out", str(self.target), f"is or holds the input {label}; give another folder")
 
     def check_space(self, needed: int) -> None:
         """Raise a RequestError where the file system has less than `needed` bytes left."""
