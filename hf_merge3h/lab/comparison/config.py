@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,24 @@ class Variant:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search of each method's own scale on the development split: trials, items a data set, and the range."""
+    """The search of each method's own scale on the development split.
+
+    Attributes:
+        trials, limit: of each search, and items a data set in each trial, at most.
+        low, high: the range of the scale.
+        methods: labels of those that are searched; all that have a scale by default.
+    """
 
     trials: int = 8
     limit: int = 40
     low: float = 0.3
     high: float = 2.0
+    methods: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How each is searched, which methods are apart: a search holds for whichever else are."""
+        return {name: value for name, value in asdict(self).items() if name != "methods"}
 
 
 @dataclass(frozen=True)

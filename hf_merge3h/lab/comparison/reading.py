@@ -18,6 +18,7 @@ from ...evaluation.suite import H, read_suite
 from ...registry import get_method
 from .bases import CONFIGS
 from .config import CONTROLS, KINDS, PARADIGMS, STRATEGIES, WORDS, Lab, Training, Tuning, Variant
+from .tuning import parameter_of
 
 _KEYS = ("name", "base", "data", "experts", "training", "paradigms", "order", "mixtures", "methods", "ablation",
          "evaluation", "tuning", "seed", "keep")  # fmt: skip
@@ -67,7 +68,7 @@ class _Reader:
             order=self._order(),
             mixtures=self._mixtures(),
             ablation=self._variants("ablation"),
-            tuning=self._one("tuning", Tuning, given["tuning"]) if given.get("tuning") else None,
+            tuning=self._tuning(),
             datasets=datasets,
             limit=limit,
             precision=precision,
@@ -93,6 +94,12 @@ class _Reader:
             add("experts: given, so there is nothing to train or to mix; leave out training and mixtures, or give data")
         if lab.tuning and lab.tuning.low >= lab.tuning.high:
             add(f"tuning.low={lab.tuning.low}: expected less than tuning.high, {lab.tuning.high}")
+        for label in lab.tuning.methods if lab.tuning else ():
+            variant = lab.methods.get(label)
+            if variant is None:
+                add(f"tuning.methods: {label!r} is not under `methods`; {nearest(label, lab.methods)}")
+            elif parameter_of(variant) is None:
+                add(f"tuning.methods: {label!r} has no scale: {variant.method} takes none; leave it out")
         if (lab.tuning or lab.ablation) and "development" not in lab.suites:
             add("evaluation.development: missing; tuning and ablation never look at the test split")
         for label in lab.keep:
@@ -155,6 +162,17 @@ class _Reader:
                     self._one(f"{key}.roles.{role}", Training, changes)  # only to check them
             found[kind] = replace(found[kind], roles=dict(roles))
         return found
+
+    def _tuning(self) -> Tuning | None:
+        given = self.content.get("tuning")
+        if not given:
+            return None
+        plain = dict(given) if isinstance(given, Mapping) else given
+        listed = plain.pop("methods", None) if isinstance(plain, dict) else None
+        methods = () if listed is None else tuple(self._list("tuning.methods", listed))
+        if listed == []:
+            self.problems.add("tuning.methods=[]: expected labels; leave it out to tune all, or leave out `tuning`")
+        return replace(self._one("tuning", Tuning, plain), methods=methods)
 
     def _paradigms(self) -> dict[str, tuple[str, ...]]:
         given = self._mapping("paradigms") or {"static": list(self._mapping("training"))}

@@ -176,14 +176,15 @@ class _Builder:
         self, place: str, roles: Mapping[str, Mapping[str, str]], paradigm: str, kind: str, label: str
     ) -> Iterator[Step]:
         lab = self.lab
-        for split in lab.suites:
+        chosen_in = paradigm == "static"  # one place to choose in: chains are confirmed, never tuned on
+        for split in lab.suites if chosen_in else ("test",):
             for h, source in roles.items():
                 inputs = (source["step"],) if "step" in source else ()
                 yield self._measure(f"measure/{split}/{place}/expert-{h}", split, {"of": source}, inputs)
         for name, variant in lab.methods.items():
             keep = {"keep": True} if name in lab.keep else {}
             yield self._merge(f"measure/test/{place}/{name}", "test", roles, variant, **keep)
-        if paradigm == "static":  # one place to choose in: the chain's stages are confirmed, never tuned on
+        if chosen_in:
             for name, variant in lab.ablation.items():
                 yield self._merge(f"measure/development/{place}/{name}", "development", roles, variant)
             yield from self._tuning(place, roles)
@@ -199,10 +200,10 @@ class _Builder:
         sources = tuple(one["step"] for one in roles.values() if "step" in one)
         for name, variant in self.lab.methods.items():
             parameter = parameter_of(variant)
-            if parameter is None:
+            if parameter is None or (tuning.methods and name not in tuning.methods):
                 continue
             settings = {
-                **self.common, **self.suites["development"], **self.asked, **asdict(tuning), "experts": dict(roles),
+                **self.common, **self.suites["development"], **self.asked, **tuning.search, "experts": dict(roles),
                 "variant": asdict(variant), "parameter": parameter, "roles": known,
             }  # fmt: skip
             given = (QUESTIONS,) if self.lab.data else ()
@@ -230,10 +231,7 @@ class _Builder:
                 step = self._train(name, kind, "mixture", number, mixture=mix)
                 longer = {**step.settings, "steps": -(-size // training.batch_size)}
                 yield Step(step.name, step.action, longer, step.inputs, step.paths)
-                for split in lab.suites:
-                    yield self._measure(
-                        f"measure/{split}/mixture/{kind}/{strategy}", split, {"of": {"step": name}}, (name,)
-                    )
+                yield self._measure(f"measure/test/mixture/{kind}/{strategy}", "test", {"of": {"step": name}}, (name,))
 
 
 def _left_out(experts: Mapping[str, str]) -> dict[str, Any]:

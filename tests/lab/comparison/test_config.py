@@ -59,13 +59,13 @@ def test_a_list_of_methods_is_short_for_their_defaults(tmp_path):
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
     path = small.lab(
         tmp_path,
-        methods={"tis": {}, "ties": {"densty": 0.5}, "slerp": {}, "random_weights": {}},
+        methods={"tis": {}, "ties": {"densty": 0.5}, "slerp": {}, "random_weights": {}, "soup": {"method": "linear"}},
         training={"full": {"steps": 0, "learning_rate": -1}, "fool": {}},
         data={"helpfulness": "train/none.jsonl", "honesty": "train/honesty.jsonl"},
         paradigms={"dynamic": ["full"], "static": ["lora"]},
         mixtures={"heuristics": {}},
         order=["honesty"],
-        tuning={"trials": 2, "low": 2.0, "high": 1.0},
+        tuning={"trials": 2, "low": 2.0, "high": 1.0, "methods": ["tie", "soup"]},
         keep=["dare"],
         ablation={"uniform_cut": {"share": 2.0}},
         extra=1,
@@ -78,7 +78,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "training.full.steps=0", "training.full.learning_rate=-1", "'fool' is unknown", "train/none.jsonl",
         "data: has helpfulness, honesty; expected helpfulness, honesty, harmlessness", "'dynamic' is unknown",
         "paradigms.static: lora is not under `training`", "did you mean 'heuristic'?", "order=['honesty']",
-        "tuning.low=2.0",
+        "tuning.low=2.0", "tuning.methods: 'tie'", "tuning.methods: 'soup' has no scale: linear takes none",
         "the controls belong under `ablation`",
         "ablation.uniform_cut: share=2.0", "evaluation.development: missing", "keep: 'dare'",
     ):  # fmt: skip
@@ -98,6 +98,44 @@ def test_what_is_no_file_of_a_comparison_is_refused(tmp_path, text, error, said)
     path.write_text(text)
     with pytest.raises(error, match=said):
         read_lab(path)
+
+
+def test_methods_that_are_tuned_can_be_named_and_their_searches_stay_the_same(tmp_path):
+    def graph(**tuning):
+        evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml"}
+        methods = {"ties": {}, "task_arithmetic": {}, "linear": {}}
+        return graph_of(
+            read_lab(small.lab(tmp_path, methods=methods, evaluation=evaluation, tuning={"trials": 2, **tuning})),
+            tmp_path / "out",
+        )
+
+    def searches(graph):
+        return {name: graph.key(name) for name in graph.steps if name.startswith("tune/")}
+
+    everyone, one = graph(), graph(methods=["ties"])
+    assert sorted(searches(everyone)) == ["tune/static/full/task_arithmetic", "tune/static/full/ties"]
+    assert searches(one) == {"tune/static/full/ties": searches(everyone)["tune/static/full/ties"]}
+    assert [name for name in one.steps if "/tuned/" in name] == ["measure/test/static/full/tuned/ties"]
+    with pytest.raises(RequestError, match=r"tuning.methods=\[\]: expected labels; leave it out to tune all"):
+        graph(methods=[])
+    with pytest.raises(RequestError, match=r"tuning.methods='ties': expected a list"):
+        graph(methods="ties")
+
+
+def test_what_nothing_is_chosen_from_is_measured_on_the_test_split_alone(tmp_path):
+    evaluation = {"test": "suite/tiny.yaml", "development": "suite/tiny.yaml"}
+    path = small.lab(
+        tmp_path, paradigms={"static": ["full"], "continual": ["full"]}, mixtures={"heuristic": {}},
+        evaluation=evaluation,
+    )  # fmt: skip
+    measured = [name for name in graph_of(read_lab(path), tmp_path / "out").steps if name.startswith("measure/")]
+    development = [name for name in measured if name.startswith("measure/development")]
+    assert development == [
+        "measure/development/base",
+        *(f"measure/development/static/full/expert-{h}" for h in small.ROLES),
+    ]
+    for place in ("static/full", "continual/full/stages", "continual/full/checkpoints", "mixture/full/heuristic"):
+        assert any(name.startswith(f"measure/test/{place}") for name in measured), place
 
 
 def test_experts_that_exist_need_no_training(tmp_path):
