@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,39 @@ cli.main()
 """
     ran = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "done"
+
+
+MERGING = """
+import time
+from hf_merge3h import cli
+from hf_merge3h.engine import workers
+def wait(crew):
+    print("merging", flush=True)
+    time.sleep(60)
+    yield
+workers.Crew.__iter__ = wait
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ("", [signal.SIGTERM]),
+        ("", [signal.SIGHUP]),
+        ("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)", [signal.SIGHUP, signal.SIGTERM]),  # nohup
+    ],
+)
+def test_a_merge_that_is_told_to_end_leaves_nothing_half_made(recipe, tmp_path, before, told):
+    command = [sys.executable, "-c", before + MERGING, "merge", str(recipe), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "merging\n"
+        assert [path.name.startswith(".out") for path in tmp_path.iterdir()] == [True]
+        for number in told:
+            process.send_signal(number)
+        assert process.wait(30) == 128 + told[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")

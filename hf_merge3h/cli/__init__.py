@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         ending.collect_less()
+        ending.unwind_when_told()
         ending.quickly(_run)
     _run(arguments)
 

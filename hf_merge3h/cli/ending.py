@@ -9,10 +9,11 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _YOUNG = 10_000  # new objects after which Python looks for garbage among them (its own: 700, in 3.12 and before)
 
@@ -20,6 +21,22 @@ _YOUNG = 10_000  # new objects after which Python looks for garbage among them (
 def collect_less() -> None:
     """Look for garbage less often from now on, in the forked workers of a merge, too."""
     gc.set_threshold(_YOUNG, 20, 20)
+
+
+def unwind_when_told() -> None:
+    """TERM and HUP, where nobody has said what they do, end the process as Ctrl-C does: what is half made is removed.
+
+    Schedulers and closing terminals send them. A second one ends at once.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows knows no HUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _unwind)
+
+
+def _unwind(number: int, frame: Any) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 def quickly(run: Callable[[], None]) -> NoReturn:

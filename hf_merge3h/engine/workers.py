@@ -170,6 +170,9 @@ def _begin(work: Work, stopped: Callable[[], bool], parent: int) -> None:
     """In a new worker: it ends when the parent says so, not when a terminal does, and never outlives the parent."""
     global _mine
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for told in (signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(told)):  # what the parent does then is not for a worker to do
+            signal.signal(told, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died in between
         os._exit(1)
