@@ -57,10 +57,10 @@ def _colour(name: str, colours: tuple[str, ...]) -> str:
 
 
 def _dot(axes: Any, row: int, figure: dict[str, Any], colour: str) -> None:
-    """A value with its interval; one far out is an arrow at the edge with its number: it would squeeze the others."""
+    """A value with its interval; one far out, which would squeeze the others, is an arrow with its number."""
     marker = {"#009E73": "s", "#3DD1A5": "s", "#D55E00": "*", "#FF8A5B": "*"}.get(colour, "o")
     value, place = figure["value"], _within(figure["value"])
-    if figure["low"] is not None:
+    if figure["low"] is not None and value == place:
         axes.plot([_within(figure["low"]), _within(figure["high"])], [row, row], color=colour, linewidth=1.3)
     if value != place:
         marker = "<" if value < place else ">"
