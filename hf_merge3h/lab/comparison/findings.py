@@ -46,7 +46,9 @@ class Arena:
 
     @functools.cached_property
     def board(self) -> compare.Board:
-        """Values of each H, on the items that all models have."""
+        """Values of each H, on the items that all models have; of none, where no data set is part of an H's mean."""
+        if not any(fact["averaged"] for fact in self.datasets.values()):
+            return compare.Board(tuple(self.models), {}, {}, {})
         return board_of(self.models, self.datasets)
 
     @property
@@ -224,7 +226,7 @@ class Findings:
         write_aside(out / FINDINGS, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=float) + "\n")
         pictures = {}
         for arena in self.arenas:
-            if arena.split == "test" and arena.merges:
+            if arena.split == "test" and arena.merges and arena.board.datasets:
                 pictures[arena.place] = draw(arena, out)
         write_aside(out / REPORT, markdown(self, pictures))
         return out / REPORT

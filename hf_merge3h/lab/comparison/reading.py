@@ -239,8 +239,13 @@ class _Reader:
 
     def _asked(self, path: Path, datasets: Sequence[str]) -> None:
         tasks = read_suite(path).tasks
-        known = [name for name in datasets if self._known("evaluation.datasets", name, list(tasks))]
-        for name in known if datasets else tasks:
+        known = [name for name in datasets or tasks if self._known("evaluation.datasets", name, list(tasks))]
+        if self.content.get("tuning") and known and not any(tasks[name].averaged for name in known):
+            self.problems.add(
+                f"tuning: nothing to search by: of {', '.join(known)} in {path} none is part of its H's mean "
+                "(averaged: false); ask one that is, or leave out tuning"
+            )
+        for name in known:
             if not can_score(tasks[name]):  # an evaluation says so in its report and goes on; nobody reads those here
                 self.problems.add(
                     f"{path}: datasets.{name}.key={tasks[name].key!r}: expected a key of {tasks[name].metric} "

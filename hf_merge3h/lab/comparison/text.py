@@ -87,7 +87,8 @@ def _arena(arena: Arena, pictures: Mapping[str, str] | None) -> list[str]:
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{pictures["dark"]}">'
             f'<img alt="Recovery of each H by method" src="{pictures["light"]}"></picture>'
         )
-    parts += ["### What each expert changes", table(_conflict(arena))]
+    if arena.board.datasets:
+        parts += ["### What each expert changes", table(_conflict(arena))]
     if arena.reference is not None and len(arena.merges) > 1:
         parts += [f"### {arena.reference} minus the others, item by item", table(_paired(arena))]
     return parts

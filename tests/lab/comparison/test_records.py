@@ -53,6 +53,14 @@ def test_the_tables_are_those_of_the_records(file, place, split, page, title):
         assert cells[:5] == [f"{mean:.{places}f}" for mean, places in zip(means, PLACES, strict=True)], label
 
 
+def test_what_is_said_of_ifeval_is_in_its_records():
+    (arena,) = Findings.of(Records.read(DOCS / "lab" / "one-ifeval.json.gz")).arenas
+    table = (DOCS / "LAB.md").read_text(encoding="utf-8").split("### IFEval", 1)[1].split("| --- | --- |", 1)[1]
+    for model, line in zip(arena.models, table.splitlines()[1:], strict=False):
+        assert line.endswith("| {value:.3f} [{low:.2f}, {high:.2f}] |".format(**arena.figures(model)["ifeval"]))
+        assert model.removeprefix("mix: ") in line
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": 99}', b"\x1f\x8bno"])
 def test_what_is_no_records_is_refused(content, tmp_path):
     file = tmp_path / "records.json"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -209,6 +210,31 @@ def test_scale_is_tuned_on_the_development_split_alone(tmp_path):
     told = Findings.of(Records.of(lab, graph)).arenas
     assert [arena.split for arena in told] == ["development"]
     assert set(told[0].merges) == {"uniform_cut", "random_weights"}
+
+
+def test_sets_that_count_for_no_h_are_compared_all_the_same(tmp_path):
+    """IFEval, where a suite leaves it out of its H's mean: figures and paired tests, and nothing of recovery."""
+    file = small.lab(tmp_path, evaluation={"test": "suite/tiny.yaml", "limit": 6, "datasets": ["gold"]})
+    suite = tmp_path / "suite" / "tiny.yaml"
+    content = yaml.safe_load(suite.read_text())
+    content["datasets"]["gold"]["averaged"] = False
+    suite.write_text(yaml.safe_dump(content))
+    lab = read_lab(file)
+    graph = graph_of(lab, tmp_path / "out")
+    small.do(graph, graph.steps)
+    told = Findings.of(Records.of(lab, graph))
+    text = told.save(tmp_path / "page").read_text()
+    figures = told.arenas[0].figures("task_arithmetic")["gold"]["value"]
+    assert f"| task_arithmetic | {figures:.3f}" in text
+    assert "r_tsvm minus the others" in text
+    for missing in ("recovery of", "What each expert changes"):
+        assert missing not in text.split("## static/full", 1)[1]
+    assert list((tmp_path / "page").glob("*.png")) == []
+    tuned = {**yaml.safe_load(file.read_text()), "tuning": {"trials": 2}}
+    tuned["evaluation"]["development"] = "suite/tiny.yaml"
+    file.write_text(yaml.safe_dump(tuned))
+    with pytest.raises(RequestError, match=r"tuning: nothing to search by: of gold in .*averaged: false"):
+        read_lab(file)
 
 
 def test_a_mixture_is_as_large_as_what_the_experts_saw(tmp_path):
