@@ -111,7 +111,7 @@ def wudi(
         least-squares solution of least norm, or, with a ridge (ours), one near the sum where the loss is flat. Without
         a ridge, directions under the numerical rank of the deltas, max(m, n) * eps(float32), count as none. The
         exact solution broke every whole fine-tune that it was tried on, and no adapter: give whole models a ridge, of
-        which 0.01 and 0.1 kept most (docs/LAB.md).
+        which 0.01 and 0.1 kept most (docs/LAB_EARLIER.md).
     """
     m, n = deltas.shape[-2:]
     left = right = double(deltas.new_zeros(()))
