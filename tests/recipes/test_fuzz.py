@@ -13,7 +13,7 @@ from hf_merge3h.errors import RequestError
 from hf_merge3h.recipes.read import read_recipe
 
 from .cases import CASES
-from .test_read import SHAPES
+from .test_forms import SHAPES
 
 #: How many mutated recipes to try (the issue asks for 2,000; the suite takes fewer).
 EXAMPLES = int(os.environ.get("HF_MERGE3H_FUZZ_EXAMPLES", "300"))

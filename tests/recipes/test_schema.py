@@ -18,8 +18,9 @@ from hf_merge3h.recipes.read import read_recipe
 from tests.markdown import ROOT, blocks, documents
 
 from .cases import CASES
+from .test_forms import SHAPES
 from .test_fuzz import Names, mutated
-from .test_read import GOOD, SHAPES
+from .test_read import GOOD
 
 CHECK = jsonschema.Draft202012Validator(json_schema())
 DOCUMENTED = [block for name in documents() for block in blocks(name) if block.language == "yaml"]

@@ -164,7 +164,7 @@ def test_visitors_never_see_each_others_work_and_it_goes_with_them(chromium, sit
         assert not [folder for folder in folders if folder.name in other.content()]
         tour.merge(other)
         (own,) = {path for path in site.visits.iterdir() if list(path.glob("merge-*"))} - folders
-        assert own.name in other.content()
+        other.wait_for_function("name => document.documentElement.outerHTML.includes(name)", arg=own.name)
         assert own.name not in merged.content()
         assert (own.stat().st_mode & 0o777) == 0o700
     for _ in range(300):  # gradio sees within seconds that a page was closed
