@@ -26,7 +26,7 @@ def collect_less() -> None:
 def unwind_when_told() -> None:
     """TERM and HUP, where nobody has said what they do, end the process as Ctrl-C does: what is half made is removed.
 
-    Schedulers and closing terminals send them. A second one ends at once.
+    Schedulers and closing terminals send them. The same one again ends it at once.
     """
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows knows no HUP

@@ -228,7 +228,8 @@ class _Reader:
                 continue
             path = self._file(f"evaluation.{split}", given[split])
             if path is not None:
-                self._attempt(lambda path=path: self._asked(path, datasets))  # type: ignore[misc]
+                searched = split == "development" and bool(self.content.get("tuning"))
+                self._attempt(lambda path=path, searched=searched: self._asked(path, datasets, searched))  # type: ignore[misc]
                 suites[split] = path
         if "test" not in given:
             self.problems.add("evaluation.test: missing, expected the file of a suite")
@@ -237,10 +238,10 @@ class _Reader:
         self._known("evaluation.precision", precision, ("float32", "bfloat16"))
         return suites, datasets, None if limit is None else self._number("evaluation.limit", limit), precision
 
-    def _asked(self, path: Path, datasets: Sequence[str]) -> None:
+    def _asked(self, path: Path, datasets: Sequence[str], searched: bool) -> None:
         tasks = read_suite(path).tasks
         known = [name for name in datasets or tasks if self._known("evaluation.datasets", name, list(tasks))]
-        if self.content.get("tuning") and known and not any(tasks[name].averaged for name in known):
+        if searched and known and not any(tasks[name].averaged for name in known):
             self.problems.add(
                 f"tuning: nothing to search by: of {', '.join(known)} in {path} none is part of its H's mean "
                 "(averaged: false); ask one that is, or leave out tuning"
@@ -290,7 +291,9 @@ class _Reader:
         if not isinstance(given, Mapping):
             self.problems.add(f"{key}={show(given)}: expected a mapping")
             return kind()
-        known = {each.name: each.default for each in fields(kind) if each.default is not MISSING}  # `roles` has none
+        known = {
+            each.name: each.default for each in fields(kind) if each.default is not MISSING
+        }  # `roles` and `methods` have none
         taken: dict[str, Any] = {}
         for name, value in given.items():
             if not self._known(key, name, list(known)):

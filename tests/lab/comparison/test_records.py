@@ -55,8 +55,9 @@ def test_the_tables_are_those_of_the_records(file, place, split, page, title):
 
 def test_what_is_said_of_ifeval_is_in_its_records():
     (arena,) = Findings.of(Records.read(DOCS / "lab" / "one-ifeval.json.gz")).arenas
-    table = (DOCS / "LAB.md").read_text(encoding="utf-8").split("### IFEval", 1)[1].split("| --- | --- |", 1)[1]
-    for model, line in zip(arena.models, table.splitlines()[1:], strict=False):
+    text = (DOCS / "LAB.md").read_text(encoding="utf-8").split("### IFEval", 1)[1]
+    table = text.split("| --- | --- |\n", 1)[1].split("\n\n", 1)[0]
+    for model, line in zip(arena.models, table.splitlines(), strict=True):
         assert line.endswith("| {value:.3f} [{low:.2f}, {high:.2f}] |".format(**arena.figures(model)["ifeval"]))
         assert model.removeprefix("mix: ") in line
 
